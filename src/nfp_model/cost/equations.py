@@ -1,0 +1,122 @@
+"""One symbolic latency equation per operator kind (docs/theory, sections 2 to 5).
+
+Counts (tiles, waves, splits, experts, row blocks) are input symbols: they are computed exactly by ``kernels/`` and never
+appear as ceilings here, so that every expression stays differentiable.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache
+
+import sympy as sp
+
+from nfp_model.cost import symbols as y
+from nfp_model.errors import unknown_name
+
+CHAIN_SHARPNESS = 8
+"""Exponent joining the chain with the overlapped memory and matrix time: close to max(), yet smooth [-]."""
+
+
+@dataclass(frozen=True)
+class Equation:
+    """A latency and the terms it is made of.
+
+    Attributes
+    ----------
+    latency : sympy.Expr
+        T [s].
+    terms : dict
+        Name -> expression [s]: ``memory``, ``matrix``, ``chain``, ``fixed``, ``rows``.
+    """
+
+    latency: sp.Expr
+    terms: dict[str, sp.Expr]
+
+    @property
+    def symbols(self) -> tuple[sp.Symbol, ...]:
+        """Free symbols of the latency, sorted by name."""
+        return tuple(sorted(self.latency.free_symbols, key=lambda symbol: symbol.name))
+
+
+def overlapped(exponent: sp.Expr, *times: sp.Expr) -> sp.Expr:
+    """p-norm of times that run side by side: their sum for p = 1, their maximum for large p [s]."""
+    return sp.Add(*[time**exponent for time in times]) ** (1 / exponent)
+
+
+def gemm() -> Equation:
+    r"""Dense GEMM of one tile choice; the library's choice is the minimum over its menu.
+
+    .. math::
+        T = t_0 + \left[(m^p + c^p)^{8/p} + h^8\right]^{1/8} + \sigma t_s
+
+    with memory time m, matrix time c over whole tiles and waves, and the serial chain h of one CTA along k.
+    """
+    memory = (y.W + y.a * y.M) / (y.BW * y.e_b) + y.sigma * 8 * y.s * y.M * y.n / (3 * y.BW)
+    matrix = y.f * 2 * y.b_m * y.b_n * (y.k / y.s) * y.SM / (y.P * y.e_f)
+    chain = y.f * y.k_c * y.k / y.s
+    fixed = y.t_0 + y.sigma * y.t_s
+    joined = (memory**y.p + matrix**y.p) ** (CHAIN_SHARPNESS / y.p) + chain**CHAIN_SHARPNESS
+    latency = fixed + joined ** sp.Rational(1, CHAIN_SHARPNESS)
+    return Equation(latency, {"memory": memory, "matrix": matrix, "chain": chain, "fixed": fixed})
+
+
+def moe() -> Equation:
+    r"""Fused MoE: A experts read once, further row blocks read a share again, padded blocks computed.
+
+    .. math::
+        T = t_0 + \left[\left(\frac{\sum_g (A + r_g (N_B - A)) W_g}{BW e_b}\right)^p
+            + \left(\frac{N_B b_m F}{P e_f}\right)^p\right]^{1/p} + \frac{Y}{BW e_a}
+    """
+    again = y.NB - y.A
+    weights = (y.A + y.r_u * again) * y.W_u + (y.A + y.r_d * again) * y.W_d
+    memory = weights / (y.BW * y.e_b)
+    matrix = y.NB * y.b_m * y.F / (y.P * y.e_f)
+    rows = y.Y / (y.BW * y.e_a)
+    latency = y.t_0 + overlapped(y.p, memory, matrix) + rows
+    return Equation(latency, {"memory": memory, "matrix": matrix, "rows": rows, "fixed": y.t_0})
+
+
+def attention() -> Equation:
+    r"""Decode attention: the KV stream, waves of CTAs walking 128-key steps, and the matrix rate, side by side.
+
+    .. math::
+        T = t_0 + t_b B + \left[\left(\frac{V}{BW e_b}\right)^p + (f (t_c + q \tau d \rho))^p
+            + \left(\frac{G}{P e_f}\right)^p\right]^{1/p} + \sigma t_s
+    """
+    memory = y.V / (y.BW * y.e_b)
+    chain = y.f * (y.t_c + y.q * y.tau * y.d * y.rho)
+    matrix = y.G / (y.P * y.e_f)
+    fixed = y.t_0 + y.t_b * y.B + y.sigma * y.t_s
+    return Equation(
+        fixed + overlapped(y.p, memory, chain, matrix),
+        {"memory": memory, "chain": chain, "matrix": matrix, "fixed": fixed},
+    )
+
+
+def stream() -> Equation:
+    r"""Bandwidth-bound work and collectives: :math:`T = t_0 + Y / (BW e_b)`; BW is the link's for a collective."""
+    memory = y.Y / (y.BW * y.e_b)
+    return Equation(y.t_0 + memory, {"memory": memory, "fixed": y.t_0})
+
+
+_BUILDERS = {"gemm": gemm, "moe": moe, "attention": attention, "stream": stream}
+
+
+@cache
+def equation(kind: str) -> Equation:
+    """The equation of an operator kind, built once.
+
+    Parameters
+    ----------
+    kind : {"gemm", "moe", "attention", "stream"}
+        Which.
+
+    Examples
+    --------
+    >>> sorted(str(symbol) for symbol in equation("stream").symbols)
+    ['BW', 'Y', 'e_b', 't_0']
+    """
+    if kind not in _BUILDERS:
+        raise unknown_name("equation", kind, _BUILDERS)
+    return _BUILDERS[kind]()

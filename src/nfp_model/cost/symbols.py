@@ -1,0 +1,102 @@
+"""Every symbol of the cost model: born here, nowhere else, with unit, meaning and source.
+
+The names follow docs/nomenclature; the numbers in brackets in ``source`` are sections of docs/theory.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import sympy as sp
+
+
+@dataclass(frozen=True)
+class SymbolInfo:
+    """A symbol and what it stands for.
+
+    Attributes
+    ----------
+    symbol : sympy.Symbol
+        As it appears in expressions.
+    unit : str
+        SI unit, ``-`` when dimensionless.
+    meaning : str
+        In words.
+    origin : {"datasheet", "model", "workload", "kernel", "fitted"}
+        Who supplies the number.
+    """
+
+    symbol: sp.Symbol
+    unit: str
+    meaning: str
+    origin: str
+
+
+SYMBOLS: dict[str, SymbolInfo] = {}
+
+
+def _new(name: str, latex: str, unit: str, meaning: str, origin: str) -> sp.Symbol:
+    symbol = sp.Symbol(latex, positive=True)
+    SYMBOLS[name] = SymbolInfo(symbol, unit, meaning, origin)
+    return symbol
+
+
+# Datasheet
+BW = _new("bandwidth", "BW", "B/s", "memory bandwidth", "datasheet")
+P = _new("peak", "P", "FLOP/s", "dense matrix peak of the data type", "datasheet")
+SM = _new("sm_count", "SM", "-", "streaming multiprocessors", "datasheet")
+
+# Workload and shape
+M = _new("rows", "M", "-", "token rows entering the operator, batch x positions", "workload")
+n = _new("out_features", "n", "-", "output features", "model")
+k = _new("in_features", "k", "-", "input features", "model")
+W = _new("weight_bytes", "W", "B", "weight bytes, scales included", "model")
+a = _new("row_bytes", "a", "B", "activation bytes moved for one row", "model")
+F = _new("row_flop", "F", "FLOP", "FLOP of one row", "model")
+Y = _new("moved_bytes", "Y", "B", "bytes moved", "workload")
+V = _new("kv_bytes", "V", "B", "KV-cache bytes read", "workload")
+B = _new("batch", "B", "-", "sequences", "workload")
+N = _new("positions", "N", "-", "decode positions per sequence", "workload")
+
+# Counts, computed exactly by kernel rules
+b_m = _new("tile_rows", "b_m", "-", "token rows of a tile or expert block", "kernel")
+b_n = _new("tile_columns", "b_n", "-", "output columns of a tile", "kernel")
+s = _new("splits", "s", "-", "split-K parts", "kernel")
+sigma = _new("is_split", "sigma", "-", "1 where split, else 0", "kernel")
+f = _new("waves", "f", "-", "waves of tiles over the SMs", "kernel")
+A = _new("experts_touched", "A", "-", "experts with at least one row", "kernel")
+NB = _new("row_blocks", "N_B", "-", "row blocks over all experts", "kernel")
+W_u = _new("up_bytes", "W_u", "B", "gate and up weights of one expert", "model")
+W_d = _new("down_bytes", "W_d", "B", "down weights of one expert", "model")
+r_u = _new("reread_up", "r_u", "-", "share of W_u read again per further row block", "kernel")
+r_d = _new("reread_down", "r_d", "-", "share of W_d read again per further row block", "kernel")
+d = _new("step_width", "d", "-", "bytes of a key step relative to d_k + d_v = 256 in 16 bits", "model")
+rho = _new("tile_cost", "rho", "-", "time of a key step relative to a 64-row query tile", "kernel")
+q = _new("key_steps", "q", "-", "serial steps of 128 keys one CTA walks", "kernel")
+G = _new("padded_flop", "G", "FLOP", "attention FLOP over padded query tiles", "kernel")
+
+# Fitted
+t_0 = _new("fixed_time", "t_0", "s", "fixed time of the launch sequence", "fitted")
+e_b = _new("memory_efficiency", "e_b", "-", "share of the bandwidth a saturated kernel reaches", "fitted")
+e_f = _new("matrix_efficiency", "e_f", "-", "share of the dense peak a saturated kernel reaches", "fitted")
+e_a = _new("activation_efficiency", "e_a", "-", "share of the bandwidth row traffic reaches", "fitted")
+p = _new("overlap_exponent", "p", "-", "sharpness of the overlap of memory and matrix time", "fitted")
+k_c = _new("chain_time", "k_c", "s", "serial time of one CTA per element of k", "fitted")
+t_s = _new("split_time", "t_s", "s", "time of combining split parts", "fitted")
+t_b = _new("sequence_time", "t_b", "s", "time per sequence of the batch", "fitted")
+t_c = _new("cta_time", "t_c", "s", "start and end of one attention CTA", "fitted")
+tau = _new("step_time", "tau", "s", "time of a 128-key step with a 64-row tile", "fitted")
+eps = _new("tolerance", "epsilon", "-", "near-free tolerance", "workload")
+E = _new("experts", "E", "-", "routed experts", "model")
+K = _new("top_k", "kappa", "-", "experts each token visits", "model")
+
+
+def info_of(symbol: sp.Symbol) -> SymbolInfo:
+    """What a symbol of an expression stands for.
+
+    Examples
+    --------
+    >>> info_of(BW).unit
+    'B/s'
+    """
+    return next(info for info in SYMBOLS.values() if info.symbol == symbol)

@@ -1,0 +1,265 @@
+"""Query tiles, KV splits and waves of decode attention, exactly, as each kernel decides them."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+import numpy as np
+import numpy.typing as npt
+
+from nfp_model.errors import InvalidArgumentError, UnsupportedError
+from nfp_model.kernels.attention_splits import SPLIT_RULES, SplitCase
+from nfp_model.kernels.counts import AttentionCounts, FloatArray, IntArray, KernelRow
+from nfp_model.kernels.steps import ceil_div, ceil_ratio, floor_div, next_power_of_two, round_half_even, whole_waves
+from nfp_model.operators import Attention
+from nfp_model.specs.attention_kernel import AttentionKernel, AttentionRow
+from nfp_model.specs.hardware import HardwareSpec
+
+KEY_STEP = 128
+"""Keys of one serial step of the cost model (its section 4) [tokens]."""
+
+TRTLLM_GEN_TILES = (8, 16, 32, 64, 128)
+TRTLLM_GEN_LOOP_COST = (1.0, 1.2, 1.48, 1.68, 2.2)
+TRTLLM_GEN_REDUCTION_COST = (1.0, 1.03, 1.08, 1.2, 1.32)
+"""Tiles of TRT-LLM-gen and their relative cost per key and per KV split [-] (flashinfer ``trtllm/fmha/fmhaKernels.cuh``)."""
+
+
+def attention_counts(kernel: AttentionKernel, hardware: HardwareSpec, operator: Attention, positions: IntArray) -> AttentionCounts:
+    """Tiles, splits and waves of decode attention over query positions per sequence.
+
+    With g query heads per KV head, N positions and a tile of t rows, tiles per (sequence, KV head) are::
+
+        free      ceil(N g / t)                    heads and positions share the rows
+        aligned   ceil(N / max(1, floor(t / g)))   whole positions only
+        heads     N ceil(g / t)                    one position a CTA
+        none      g ceil(N / t)                    one head a CTA
+
+    and waves = ceil(tiles B n_kv s / (SM o)) with s KV splits by the kernel's rule and o CTAs per SM.
+
+    Parameters
+    ----------
+    kernel : AttentionKernel
+        Its rows are taken in order, first match wins at each N.
+    hardware : HardwareSpec
+        For its SM count.
+    operator : Attention
+        Shape and context.
+    positions : ndarray of int, shape (positions,)
+        N [positions].
+
+    Raises
+    ------
+    InvalidArgumentError
+        For positions below 1.
+    UnsupportedError
+        For MLA with a kernel that is not for it, or the reverse.
+
+    Examples
+    --------
+    FlashAttention-2 serves one position with the group packed and the cache split, two positions without either.
+
+    >>> from nfp_model import load_hardware
+    >>> from nfp_model.operators import Attention
+    >>> from nfp_model.specs.kernel_library import load_kernel
+    >>> counts = attention_counts(load_kernel("fa2_sm80:paged_varlen"), load_hardware("a100"), Attention(32, 8, 128, 4096),
+    ...     np.array([1, 2]))
+    >>> counts.splits.tolist(), counts.query_tiles.tolist()
+    ([17.0, 1.0], [1.0, 4.0])
+    """
+    whole = _whole_positions(kernel, operator, positions)
+    index, _ = _rows(kernel, hardware.sm_count, operator, whole)
+    return _counts(kernel, hardware.sm_count, operator, whole, index)
+
+
+def attention_row(kernel: AttentionKernel, hardware: HardwareSpec, operator: Attention, positions: int) -> KernelRow:
+    """Which row of the kernel file decides at ``positions`` query positions, for the explanation.
+
+    Examples
+    --------
+    >>> from nfp_model import load_hardware
+    >>> from nfp_model.operators import Attention
+    >>> from nfp_model.specs.kernel_library import load_kernel
+    >>> fa2 = load_kernel("fa2_sm80:paged_varlen")
+    >>> attention_row(fa2, load_hardware("a100"), Attention(32, 8, 128, 4096), 2).rule
+    '2 <= N: tile 64, packing none, KV split none'
+    """
+    whole = _whole_positions(kernel, operator, np.array([positions]))
+    index, found = _rows(kernel, hardware.sm_count, operator, whole)
+    row = kernel.rows[int(index[0])]
+    inside = bool(found[0]) and (kernel.max_positions is None or positions <= kernel.max_positions)
+    return KernelRow(kernel.key, row.label, row.source or kernel.source, inferred=kernel.inferred, in_range=inside)
+
+
+def attention_edges(kernel: AttentionKernel, hardware: HardwareSpec, operator: Attention, max_positions: int) -> IntArray:
+    """Left edges: every N up to ``max_positions`` at which a count, or a CTA's number of 128-key steps, changes; 1 among them.
+
+    ``keys`` itself grows by one with every position and is no step.
+
+    Examples
+    --------
+    >>> from nfp_model import load_hardware
+    >>> from nfp_model.operators import Attention
+    >>> from nfp_model.specs.kernel_library import load_kernel
+    >>> kernel = load_kernel("fa2_sm80:paged_varlen")
+    >>> attention_edges(kernel, load_hardware("a100"), Attention(32, 8, 128, 4096), 64).tolist()
+    [1, 2]
+    """
+    if max_positions < 1:
+        raise InvalidArgumentError(f"max_positions must be at least 1, got {max_positions!r}")
+    return _edges(kernel, hardware.sm_count, operator, max_positions)
+
+
+@lru_cache(maxsize=512)
+def _edges(kernel: AttentionKernel, sm_count: int, operator: Attention, max_positions: int) -> IntArray:
+    positions = np.arange(1, max_positions + 1)
+    whole = _whole_positions(kernel, operator, positions)
+    index, _ = _rows(kernel, sm_count, operator, whole)
+    counts = _counts(kernel, sm_count, operator, whole, index)
+    steps = serial_steps(counts.keys, counts.splits)
+    stacked = np.stack(
+        [counts.tile_rows, counts.query_tiles, counts.splits, counts.ctas_per_kv, counts.resident, counts.waves, counts.kv_reads, steps]
+    )
+    changed = np.any(stacked[:, 1:] != stacked[:, :-1], axis=0)
+    edges = np.concatenate([[1], np.flatnonzero(changed) + 2]).astype(np.int64)
+    edges.setflags(write=False)
+    return edges
+
+
+def _whole_positions(kernel: AttentionKernel, operator: Attention, positions: npt.ArrayLike) -> IntArray:
+    if kernel.latent != operator.latent:
+        kinds = {True: "MLA in its absorbed form", False: "ordinary attention"}
+        raise UnsupportedError(f"kernel {kernel.key} serves {kinds[kernel.latent]}, the operator is {kinds[operator.latent]}")
+    whole = np.atleast_1d(np.asarray(positions, dtype=np.int64))
+    if whole.size and int(whole.min()) < 1:
+        raise InvalidArgumentError(f"query positions must be at least 1, got {int(whole.min())}")
+    return whole
+
+
+def _rows(
+    kernel: AttentionKernel, sm_count: int, operator: Attention, positions: IntArray
+) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.bool_]]:
+    """Index of the first row that holds at each N, and whether any does; the last row stands in where none does."""
+    holds = np.stack([_holds(row, sm_count, operator, positions) for row in kernel.rows])
+    found = holds.any(axis=0)
+    return np.where(found, holds.argmax(axis=0), len(kernel.rows) - 1), found
+
+
+def _holds(row: AttentionRow, sm_count: int, operator: Attention, positions: IntArray) -> npt.NDArray[np.bool_]:
+    fits = (
+        row.min_group <= operator.group_size <= (row.max_group or operator.group_size)
+        and row.min_head_dim <= operator.head_dim <= (row.max_head_dim or operator.head_dim)
+        and operator.batch_size <= (row.max_batch or operator.batch_size)
+        and row.windowed in (None, operator.window is not None)
+        and row.causal in (None, operator.causal)
+    )
+    if not fits:
+        return np.zeros(positions.shape, dtype=bool)
+    packed = positions * operator.group_size
+    holds = (positions >= row.min_positions) & (packed >= row.min_packed)
+    if row.max_positions is not None:
+        holds &= positions <= row.max_positions
+    if row.max_packed is not None:
+        holds &= packed <= row.max_packed
+    if row.max_useful_tiles is not None or row.max_tiles_per_sm is not None:
+        tiles = _query_tiles(row, operator, positions, _tile_rows(row, operator, positions))
+        useful = tiles * operator.batch_size * operator.num_kv_heads
+        holds &= useful <= (row.max_useful_tiles or np.inf)
+        holds &= useful <= (row.max_tiles_per_sm or np.inf) * sm_count
+    return holds
+
+
+def _counts(
+    kernel: AttentionKernel, sm_count: int, operator: Attention, positions: IntArray, index: npt.NDArray[np.intp]
+) -> AttentionCounts:
+    size = positions.shape
+    tile_rows, query_tiles, splits, resident = np.ones(size), np.ones(size), np.ones(size), np.ones(size)
+    keys = _keys(operator, positions)
+    for number in np.unique(index):
+        row, at = kernel.rows[number], index == number
+        tiles = _tile_rows(row, operator, positions[at])
+        if row.tile_rule == "trtllm_gen":
+            tiles = _trtllm_gen_tiles(row, sm_count, operator, positions[at], keys[at])
+        tile_rows[at] = tiles
+        query_tiles[at] = _query_tiles(row, operator, positions[at], tiles)
+        splits[at] = SPLIT_RULES[row.split_rule](_split_case(row, sm_count, operator, query_tiles[at], keys[at]))
+        resident[at] = row.resident
+    ctas_per_kv = operator.batch_size * operator.num_kv_heads * splits
+    return AttentionCounts(
+        tile_rows=tile_rows,
+        query_tiles=query_tiles,
+        splits=splits,
+        ctas_per_kv=ctas_per_kv,
+        resident=resident,
+        waves=whole_waves(round_half_even(query_tiles * ctas_per_kv), sm_count * resident),
+        keys=keys,
+        kv_reads=query_tiles,
+    )
+
+
+def _keys(operator: Attention, positions: IntArray) -> FloatArray:
+    """Keys the last new position of the longest sequence walks through, at most: cached ones in its reach and the new ones."""
+    cached = max(operator.keys_before(context) for context in operator.context_lengths)
+    return (cached + positions).astype(np.float64)
+
+
+def _tile_rows(row: AttentionRow, operator: Attention, positions: IntArray) -> FloatArray:
+    if row.tile_rule == "group":
+        return np.full(positions.shape, float(operator.group_size))
+    if row.tile_rule == "group_power_of_two":
+        return np.maximum(next_power_of_two(np.full(positions.shape, operator.group_size)), float(row.tile_rows))
+    if row.tile_rule == "packed_power_of_two":
+        return np.maximum(next_power_of_two(positions * operator.group_size), float(row.tile_rows))
+    return np.full(positions.shape, float(row.tile_rows))
+
+
+def _query_tiles(row: AttentionRow, operator: Attention, positions: IntArray, tile_rows: FloatArray) -> FloatArray:
+    group = operator.group_size
+    if row.packing == "free":
+        return ceil_div(positions * group, tile_rows)
+    if row.packing == "aligned":
+        return ceil_div(positions, np.maximum(floor_div(tile_rows, group), 1.0)) * ceil_div(group, np.maximum(tile_rows, 1.0))
+    if row.packing == "heads":
+        return positions * ceil_div(group, tile_rows)
+    return group * ceil_div(positions, tile_rows)
+
+
+def _split_case(row: AttentionRow, sm_count: int, operator: Attention, tiles: FloatArray, keys: FloatArray) -> SplitCase:
+    return SplitCase(tiles, keys, operator.batch_size, operator.num_kv_heads, sm_count, row.kv_block, row.max_splits)
+
+
+def _trtllm_gen_tiles(row: AttentionRow, sm_count: int, operator: Attention, positions: IntArray, keys: FloatArray) -> FloatArray:
+    """The smallest tile that holds N g rows; with several positions and half the SMs idle, the cheapest tile of at least g.
+
+    Cost = waves x [c(tile) keys per CTA + r(tile) 128 splits], with the factors the library states
+    (flashinfer ``trtllm/fmha/fmhaKernels.cuh``).
+    """
+    ladder = np.array(TRTLLM_GEN_TILES, dtype=np.int64)
+    packed = positions * operator.group_size
+    first = np.minimum(np.searchsorted(ladder, packed), len(ladder) - 1)
+    per_tile = []
+    for tile, loop, reduction in zip(TRTLLM_GEN_TILES, TRTLLM_GEN_LOOP_COST, TRTLLM_GEN_REDUCTION_COST, strict=True):
+        tiles = _query_tiles(row, operator, positions, np.full(positions.shape, float(tile)))
+        case = _split_case(row, sm_count, operator, tiles, keys)
+        splits = SPLIT_RULES[row.split_rule](case)
+        waves = whole_waves(case.ctas * splits, sm_count)
+        cost = waves * (loop * keys / splits + reduction * 128.0 * splits)
+        allowed = (tile >= operator.group_size) & (ladder[first] >= tile)
+        per_tile.append(np.where(allowed, cost, np.inf))
+    tiles_first = _query_tiles(row, operator, positions, ladder[first].astype(np.float64))
+    idle = 2.0 * tiles_first * operator.batch_size * operator.num_kv_heads <= sm_count
+    chosen = np.where((positions > 1) & idle, np.argmin(np.stack(per_tile), axis=0), first)
+    return ladder[chosen].astype(np.float64)
+
+
+def serial_steps(keys: FloatArray, splits: FloatArray) -> FloatArray:
+    """Steps of 128 keys one CTA walks: ceil(ceil(keys / s) / 128), with s possibly below 1 [-].
+
+    Examples
+    --------
+    >>> serial_steps(np.array([4097.0]), np.array([16.0])).tolist()
+    [3.0]
+    """
+    return ceil_div(ceil_ratio(keys, splits), KEY_STEP)
+
+
+__all__ = ["attention_counts", "attention_edges", "attention_row", "serial_steps"]

@@ -1,0 +1,201 @@
+"""How attention kernels split the cache over CTAs: one function per published rule.
+
+Each takes a :class:`SplitCase` and returns the splits s(N) over the positions, as floats. ``ctas`` is the grid before any split.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from nfp_model.kernels.counts import FloatArray
+from nfp_model.kernels.steps import ceil_div, floor_div
+
+SPLIT_LIMIT = 128
+"""Most splits FlashAttention considers [-] (``num_splits_heuristic``)."""
+
+
+@dataclass(frozen=True)
+class SplitCase:
+    """What a split rule looks at.
+
+    Attributes
+    ----------
+    tiles : ndarray, shape (positions,)
+        Query tiles per (sequence, KV head) [-].
+    keys : ndarray, shape (positions,)
+        Keys of the longest sequence [tokens].
+    batch_size, num_kv_heads, sm_count : int
+        B, n_kv, SM [-].
+    kv_block : int
+        Keys of one step of the kernel's loop [tokens].
+    max_splits : int or None
+        Cap, or the count for ``segments`` [-].
+    """
+
+    tiles: FloatArray
+    keys: FloatArray
+    batch_size: int
+    num_kv_heads: int
+    sm_count: int
+    kv_block: int
+    max_splits: int | None = None
+
+    @property
+    def ctas(self) -> FloatArray:
+        """CTAs before any split: B x n_kv x tiles(N) [-]."""
+        return self.tiles * self.batch_size * self.num_kv_heads
+
+    @property
+    def kv_blocks(self) -> FloatArray:
+        """Steps along the keys [-]."""
+        return np.maximum(ceil_div(self.keys, self.kv_block), 1.0)
+
+
+def no_split(case: SplitCase) -> FloatArray:
+    """One CTA walks all the keys."""
+    return np.ones_like(case.tiles)
+
+
+def fa2_splits(case: SplitCase) -> FloatArray:
+    """FlashAttention-2: 1 where the grid fills 0.8 of 2 SM slots, else the smallest split within 0.85 of the best wave.
+
+    With W CTAs, S = 2 SM slots and eff(n) = (W n / S) / ceil(W n / S), over n <= min(128, S, KV blocks) that change the
+    blocks per split: the smallest n with eff(n) >= 0.85 max eff. Dao-AILab/flash-attention,
+    ``csrc/flash_attn/flash_api.cpp :: num_splits_heuristic``.
+
+    Examples
+    --------
+    >>> case = SplitCase(np.array([1.0]), np.array([4096.0]), 1, 8, 108, 128)
+    >>> fa2_splits(case).tolist()
+    [16.0]
+    """
+    return _wave_search(case.ctas, case.kv_blocks, 2 * case.sm_count, skip_equal=True)
+
+
+def fa3_splits(case: SplitCase) -> FloatArray:
+    """FlashAttention-3 with sequences of varying length: a bound from one sequence, then what fills the SMs once.
+
+    The bound is ``max_splits`` where the engine fixes one (vLLM: 32 under full CUDA graphs), else the FlashAttention-2 search
+    with one sequence and one CTA per SM; 1 for at most 4 KV blocks. Per sequence with K KV blocks and b = ceil(1.1 x all
+    (query tile, KV block) pairs x n_kv / SM) blocks per SM::
+
+        s = max(1, min(ceil(K / b), bound))
+
+    Dao-AILab/flash-attention, ``hopper/heuristics.h :: num_splits_heuristic`` and ``hopper/flash_prepare_scheduler.cu``.
+
+    Examples
+    --------
+    Twice the tiles, half the splits, still one wave of 132 CTAs:
+
+    >>> case = SplitCase(np.array([1.0, 2.0]), np.array([4096.0, 4096.0]), 1, 8, 132, 128, 32)
+    >>> fa3_splits(case).tolist()
+    [11.0, 7.0]
+    """
+    if case.max_splits is None:
+        one = _wave_search(case.tiles * case.num_kv_heads, case.kv_blocks, case.sm_count, skip_equal=False)
+        bound = np.where(case.kv_blocks <= 4, 1.0, one)
+    else:
+        bound = np.full_like(case.tiles, float(case.max_splits))
+    # 1.1 = 11 / 10, so that the ceiling stays in whole numbers.
+    blocks_per_sm = ceil_div(11 * case.ctas * case.kv_blocks, 10 * case.sm_count)
+    return np.maximum(np.minimum(ceil_div(case.kv_blocks, blocks_per_sm), bound), 1.0)
+
+
+def fa4_splits(case: SplitCase) -> FloatArray:
+    """FlashAttention-4: 1 for at most 4 KV blocks, else min(floor(SM / CTAs), 128, KV blocks), at least 1.
+
+    Dao-AILab/flash-attention, ``flash_attn/cute/interface.py``.
+    """
+    splits = np.minimum(np.minimum(floor_div(case.sm_count, case.ctas), SPLIT_LIMIT), case.kv_blocks)
+    return np.where(case.kv_blocks <= 4, 1.0, np.maximum(splits, 1.0))
+
+
+def flashinfer_splits(case: SplitCase) -> FloatArray:
+    """FlashInfer: the smallest KV chunk that keeps the grid within floor(2 SM / n_kv) CTAs per KV head.
+
+    Chunks are at least 128 keys; with B equal sequences the search is s = floor(budget / (B tiles)), then ceil(keys / chunk).
+    flashinfer ``attention/scheduler.cuh :: PrefillSplitQOKVIndptr``.
+    """
+    budget = floor_div(2 * case.sm_count, case.num_kv_heads)
+    most = np.maximum(floor_div(budget, case.tiles * case.batch_size), 1.0)
+    keys = np.maximum(case.keys, 1.0)
+    chunk = np.maximum(ceil_div(keys, most), case.kv_block)
+    return ceil_div(keys, chunk)
+
+
+def trtllm_gen_splits(case: SplitCase) -> FloatArray:
+    """TRT-LLM-gen: fill the SMs once, min(ceil(keys / KV step), max(1, floor(SM / CTAs))).
+
+    TensorRT-LLM ``kernels/trtllmGenKernels/fmha/fmhaKernels.h :: computeNumCtas``.
+    """
+    room = np.maximum(floor_div(case.sm_count, case.ctas), 1.0)
+    return np.minimum(case.kv_blocks, room)
+
+
+def fixed_segments(case: SplitCase) -> FloatArray:
+    """A fixed number of KV segments (vLLM Triton: 16, ``v1/attention/ops/triton_unified_attention.py``)."""
+    return np.full_like(case.tiles, float(case.max_splits or 1))
+
+
+def flex_splits(case: SplitCase) -> FloatArray:
+    """FlexAttention decoding: max(2 floor(SM / (B n_kv)), 1), whatever the query tiles.
+
+    pytorch ``torch/_inductor/kernel/flex/flex_decoding.py``.
+    """
+    per_head = np.full_like(case.tiles, case.batch_size * case.num_kv_heads)
+    return np.maximum(2.0 * floor_div(case.sm_count, per_head), 1.0)
+
+
+def flashmla_splits(case: SplitCase) -> FloatArray:
+    """FlashMLA: max(floor(floor(SM / n_kv) / tiles), 1) parts shared evenly by all sequences, so s = parts / B.
+
+    A value below 1 means that one CTA walks several sequences in turn. deepseek-ai/FlashMLA, ``csrc/api/dense_decode.h``.
+
+    Examples
+    --------
+    >>> case = SplitCase(np.array([2.0]), np.array([4096.0]), 4, 1, 132, 64)
+    >>> flashmla_splits(case).tolist()
+    [16.5]
+    """
+    parts = np.maximum(floor_div(floor_div(case.sm_count, case.num_kv_heads), case.tiles), 1.0)
+    return parts / case.batch_size
+
+
+def fill_splits(case: SplitCase) -> FloatArray:
+    """Enough splits to fill the SMs once, one KV block each at least: where a kernel splits but its rule is not public."""
+    return trtllm_gen_splits(case)
+
+
+def _wave_search(ctas: FloatArray, kv_blocks: FloatArray, slots: int, skip_equal: bool) -> FloatArray:
+    """Smallest split whose wave efficiency is within 0.85 of the best, for every position at once."""
+    most = min(SPLIT_LIMIT, slots)
+    n = np.arange(1, most + 1, dtype=np.float64)[None]
+    ctas, kv_blocks = ctas[:, None], kv_blocks[:, None]
+    waves = ctas * n / slots
+    efficiency = waves / ceil_div(ctas * n, slots)
+    allowed = n <= kv_blocks
+    if skip_equal:
+        # A split that leaves the blocks per CTA as they are gains nothing.
+        allowed &= (n == 1) | (ceil_div(kv_blocks, n) != ceil_div(kv_blocks, np.maximum(n - 1, 1)))
+    efficiency = np.where(allowed, efficiency, 0.0)
+    good = efficiency >= 0.85 * efficiency.max(axis=1, keepdims=True)
+    splits = good.argmax(axis=1) + 1.0
+    return np.where(ctas[:, 0] >= 0.8 * slots, 1.0, splits)
+
+
+SPLIT_RULES: dict[str, Callable[[SplitCase], FloatArray]] = {
+    "none": no_split,
+    "fa2": fa2_splits,
+    "fa3": fa3_splits,
+    "fa4": fa4_splits,
+    "flashinfer": flashinfer_splits,
+    "trtllm_gen": trtllm_gen_splits,
+    "segments": fixed_segments,
+    "flex": flex_splits,
+    "flashmla": flashmla_splits,
+    "fill": fill_splits,
+}
+"""Split rules by the name kernel files use."""

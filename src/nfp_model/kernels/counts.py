@@ -1,0 +1,122 @@
+"""Exact counts a kernel rule yields for a shape: the integers that enter the cost equations as input symbols.
+
+Arrays broadcast: the last axis is the token axis; a leading menu axis holds the tiles a library may choose from, over which
+the cost is minimised.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+FloatArray = npt.NDArray[np.float64]
+IntArray = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class KernelRow:
+    """Which row of which kernel file decided, for the explanation.
+
+    Attributes
+    ----------
+    kernel : str
+        ``library_arch:kernel``, for example ``cublas_sm90:nvjet``.
+    rule : str
+        The row in words, for example ``T <= 32: 16 x 64``.
+    source : str
+        Public source of the row.
+    inferred : bool
+        The rule was inferred from measured steps, not read in source.
+    in_range : bool
+        False where no row covers the shape and the nearest was used.
+    """
+
+    kernel: str
+    rule: str
+    source: str
+    inferred: bool = False
+    in_range: bool = True
+
+
+@dataclass(frozen=True)
+class GemmCounts:
+    """Tiles and waves of a dense GEMM over ``rows``.
+
+    Attributes
+    ----------
+    tile_rows, tile_columns, splits : ndarray, shape (menu, 1) or (menu, rows)
+        Token-side tile bm, output-side tile bn, split-K count s.
+    waves : ndarray, shape (menu, rows)
+        max(1, tiles x s / SM), rounded up where the kernel is known to run whole waves.
+    padded_rows : ndarray, shape (menu, rows)
+        Rows paid for: ceil(M / bm) x bm.
+    """
+
+    tile_rows: FloatArray
+    tile_columns: FloatArray
+    splits: FloatArray
+    waves: FloatArray
+    padded_rows: FloatArray
+
+
+@dataclass(frozen=True)
+class MoECounts:
+    """Experts, row blocks and padding of a fused MoE layer over ``tokens`` (all arrays of shape (tokens,)).
+
+    Attributes
+    ----------
+    experts_touched : ndarray
+        A: expected local experts with at least one row [-].
+    row_blocks : ndarray
+        NB: expected sum over local experts of ceil(n_e / bm) [-].
+    block_rows, block_columns : ndarray
+        bm and the output-column tile of the block [rows], [columns].
+    routed_rows : ndarray
+        Expected (token, expert) pairs on this rank, sum of n_e [rows].
+    rereads_up, rereads_down : ndarray of bool
+        The kernel reads an expert's gate/up (down) weights again for each further row block.
+    """
+
+    experts_touched: FloatArray
+    row_blocks: FloatArray
+    block_rows: FloatArray
+    block_columns: FloatArray
+    routed_rows: FloatArray
+    rereads_up: npt.NDArray[np.bool_]
+    rereads_down: npt.NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class AttentionCounts:
+    """Tiles, splits and waves of decode attention over ``positions`` (all arrays of shape (positions,)).
+
+    Attributes
+    ----------
+    tile_rows : ndarray
+        Rows of (query head, position) one CTA works on [rows].
+    query_tiles : ndarray
+        tiles(N) per (sequence, KV head) [-].
+    splits : ndarray
+        KV splits s(N) [-].
+    ctas_per_kv : ndarray
+        c(N) = B x n_kv x s(N) [-]; total CTAs are query_tiles x ctas_per_kv.
+    resident : ndarray
+        CTAs resident per SM, o [-].
+    waves : ndarray
+        ceil(tiles x c / (SM x o)) [-].
+    keys : ndarray
+        Cached and new keys a CTA walks through before splitting, for the longest sequence [tokens].
+    kv_reads : ndarray
+        Times each KV byte is fetched by separate CTAs (g where heads are not packed; the cost model decides what L2 hides) [-].
+    """
+
+    tile_rows: FloatArray
+    query_tiles: FloatArray
+    splits: FloatArray
+    ctas_per_kv: FloatArray
+    resident: FloatArray
+    waves: FloatArray
+    keys: FloatArray
+    kv_reads: FloatArray

@@ -1,0 +1,312 @@
+"""Tiles and waves of a dense GEMM, exactly, from a kernel library's menu or dispatch rule."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from nfp_model.errors import InvalidArgumentError
+from nfp_model.kernels.counts import FloatArray, GemmCounts, IntArray, KernelRow
+from nfp_model.kernels.deepgemm import deepgemm_tiles
+from nfp_model.kernels.steps import ceil_div, round_up, whole_waves
+from nfp_model.operators import Gemm
+from nfp_model.specs.gemm_kernel import GemmKernel, GemmRow
+from nfp_model.specs.hardware import HardwareSpec
+
+PRUNING_ROWS = 4096
+"""Dominance among menu tiles is decided at every step up to this many rows, or up to the rows asked for if more [rows]."""
+
+
+class MenuKey(NamedTuple):
+    """What a pruned menu depends on; small and quick to hash."""
+
+    token_tiles: tuple[int, ...]
+    output_tiles: tuple[int, ...]
+    max_tile_area: int
+    splits: tuple[int, ...]
+    hard_waves: bool
+    sm_count: int
+    out_features: int
+
+
+@dataclass(frozen=True)
+class Menu:
+    """Menu entries left after pruning, as columns.
+
+    Attributes
+    ----------
+    token_tiles : ndarray, shape (distinct,)
+        Distinct bm [rows].
+    token_index : ndarray, shape (menu,)
+        Entry -> its bm.
+    output_tiles, splits : ndarray, shape (menu, 1)
+        bn and s.
+    ctas_per_row_tile : ndarray, shape (menu, 1)
+        ceil(n / bn) x s [CTAs].
+    """
+
+    token_tiles: IntArray
+    token_index: npt.NDArray[np.intp]
+    output_tiles: FloatArray
+    splits: FloatArray
+    ctas_per_row_tile: FloatArray
+
+
+def gemm_counts(kernel: GemmKernel, hardware: HardwareSpec, operator: Gemm, rows: IntArray) -> GemmCounts:
+    """Tiles, splits and waves of a GEMM over token rows.
+
+    With n output features, tiles bm x bn, s splits along k and S SMs::
+
+        tiles = ceil(M / bm) ceil(n / bn)          each factor rounded up to the cluster
+        waves = max(1, tiles s / S)                 rounded up where the last wave is known to cost a whole one
+
+    Tile and wave quantisation: NVIDIA, Matrix Multiplication Background User's Guide (DU-09799-001), sections 3.1 and 3.2.
+
+    Parameters
+    ----------
+    kernel : GemmKernel
+        Menu (the leading axis of the result holds the entries some shape prefers) or dispatch rule (leading axis 1).
+    hardware : HardwareSpec
+        For its SM count.
+    operator : Gemm
+        Shape.
+    rows : ndarray of int, shape (rows,)
+        Token rows M [rows].
+
+    Raises
+    ------
+    InvalidArgumentError
+        For rows below 1.
+
+    Examples
+    --------
+    >>> from nfp_model import load_hardware
+    >>> from nfp_model.operators import Gemm
+    >>> from nfp_model.specs.kernel_library import load_kernel
+    >>> kernel = load_kernel("vllm_scaled_mm_sm90:fp8")
+    >>> gemm_counts(kernel, load_hardware("h100"), Gemm(4096, 4096, "fp8"), np.array([16, 64, 128])).tile_rows.tolist()
+    [[16.0, 64.0, 64.0]]
+    """
+    rows = _whole_rows(rows)
+    if kernel.selection == "menu":
+        return _menu_counts(kernel, hardware, operator, rows)
+    return _dispatch_counts(kernel, hardware.sm_count, operator, rows)
+
+
+def gemm_row(kernel: GemmKernel, hardware: HardwareSpec, operator: Gemm, rows: int) -> KernelRow:
+    """Which row of the kernel file decides at ``rows`` token rows, for the explanation.
+
+    Examples
+    --------
+    >>> from nfp_model import load_hardware
+    >>> from nfp_model.operators import Gemm
+    >>> from nfp_model.specs.kernel_library import load_kernel
+    >>> kernel = load_kernel("vllm_scaled_mm_sm90:fp8")
+    >>> gemm_row(kernel, load_hardware("h100"), Gemm(4096, 4096, "fp8"), 100).rule
+    '65 <= T <= 128: 64 x 128, cluster 2 x 1'
+    """
+    at = _whole_rows(np.array([rows]))
+    inside = kernel.min_rows <= rows and (kernel.max_rows is None or rows <= kernel.max_rows)
+    source = kernel.source
+    if kernel.selection == "menu":
+        count = len(_entries(_menu_key(kernel, hardware, operator)))
+        rule = f"the cheapest of {count} tiles, {kernel.token_tiles[0]} to {kernel.token_tiles[-1]} rows"
+    elif kernel.selection == "dispatch":
+        index, found = _dispatch(kernel, hardware.sm_count, operator, at)
+        row = kernel.rows[int(index[0])]
+        rule, source, inside = row.label, row.source or source, inside and bool(found[0])
+    else:
+        tile_rows, tile_columns, cluster_rows, cluster_columns = (int(part[0]) for part in _tiles(kernel, hardware.sm_count, operator, at))
+        cluster = "" if cluster_rows * cluster_columns == 1 else f", cluster {cluster_rows} x {cluster_columns}"
+        rule = f"best score at T = {rows}: {tile_rows} x {tile_columns}{cluster}"
+    return KernelRow(kernel.key, rule, source, inferred=kernel.inferred, in_range=inside)
+
+
+def gemm_edges(kernel: GemmKernel, hardware: HardwareSpec, operator: Gemm, max_rows: int) -> IntArray:
+    """Left edges: every M from 1 to ``max_rows`` at which any count differs from that at M - 1; 1 always among them.
+
+    Between two edges every count is constant, so a boundary need only be looked for there.
+
+    Examples
+    --------
+    >>> from nfp_model import load_hardware
+    >>> from nfp_model.operators import Gemm
+    >>> from nfp_model.specs.kernel_library import load_kernel
+    >>> kernel = load_kernel("vllm_scaled_mm_sm90:fp8")
+    >>> gemm_edges(kernel, load_hardware("h100"), Gemm(4096, 4096, "fp8"), 300).tolist()
+    [1, 17, 65, 129, 257]
+    """
+    if max_rows < 1:
+        raise InvalidArgumentError(f"max_rows must be at least 1, got {max_rows!r}")
+    if kernel.selection == "menu":
+        tiles = _menu(_menu_key(kernel, hardware, operator), _limit(max_rows)).token_tiles
+        edges = np.concatenate([np.arange(1, max_rows + 1, tile) for tile in tiles])
+        return np.unique(edges).astype(np.int64)
+    return _changes(kernel, hardware.sm_count, operator, max_rows)
+
+
+def _dispatch_counts(kernel: GemmKernel, sm_count: int, operator: Gemm, rows: IntArray) -> GemmCounts:
+    tile_rows, tile_columns, cluster_rows, cluster_columns = _tiles(kernel, sm_count, operator, rows)
+    row_tiles = round_up(ceil_div(rows, tile_rows), cluster_rows)
+    column_tiles = round_up(ceil_div(operator.out_features, tile_columns), cluster_columns)
+    tiles = row_tiles * column_tiles
+    waves = np.maximum(1.0, tiles / sm_count) if kernel.stream_k else whole_waves(tiles, sm_count)
+    return GemmCounts(
+        tile_rows=tile_rows.astype(np.float64)[None],
+        tile_columns=tile_columns.astype(np.float64)[None],
+        splits=np.ones((1, rows.size)),
+        waves=waves[None],
+        padded_rows=(row_tiles * tile_rows)[None],
+    )
+
+
+@lru_cache(maxsize=512)
+def _changes(kernel: GemmKernel, sm_count: int, operator: Gemm, max_rows: int) -> IntArray:
+    counts = _dispatch_counts(kernel, sm_count, operator, np.arange(1, max_rows + 1))
+    stacked = np.stack([counts.tile_rows[0], counts.tile_columns[0], counts.waves[0], counts.padded_rows[0]])
+    changed = np.any(stacked[:, 1:] != stacked[:, :-1], axis=0)
+    edges = np.concatenate([[1], np.flatnonzero(changed) + 2]).astype(np.int64)
+    edges.setflags(write=False)
+    return edges
+
+
+def _whole_rows(rows: npt.ArrayLike) -> IntArray:
+    whole = np.atleast_1d(np.asarray(rows, dtype=np.int64))
+    if whole.size and int(whole.min()) < 1:
+        raise InvalidArgumentError(f"token rows must be at least 1, got {int(whole.min())}")
+    return whole
+
+
+def _limit(rows: int) -> int:
+    """Pruning limit that covers ``rows``: powers of four from PRUNING_ROWS, so that few menus are cached."""
+    limit = PRUNING_ROWS
+    while limit < rows:
+        limit *= 4
+    return limit
+
+
+def _menu_key(kernel: GemmKernel, hardware: HardwareSpec, operator: Gemm) -> MenuKey:
+    return MenuKey(
+        kernel.token_tiles,
+        kernel.output_tiles,
+        kernel.max_tile_area,
+        kernel.splits,
+        kernel.hard_waves,
+        hardware.sm_count,
+        operator.out_features,
+    )
+
+
+def _entries(key: MenuKey) -> list[tuple[int, int, int]]:
+    """All (bm, bn, s) of a menu; fewer splits first, then larger tiles, so that ties keep the simpler entry."""
+    entries = [
+        (bm, bn, s) for s in sorted(key.splits) for bm in key.token_tiles for bn in key.output_tiles if bm * bn <= key.max_tile_area
+    ]
+    return sorted(entries, key=lambda entry: (entry[2], -entry[0] * entry[1]))
+
+
+def _raw_menu(entries: list[tuple[int, int, int]], out_features: int) -> Menu:
+    table = np.array(entries, dtype=np.int64)
+    token_tiles, token_index = np.unique(table[:, 0], return_inverse=True)
+    columns, splits = table[:, 1:2], table[:, 2:3].astype(np.float64)
+    return Menu(token_tiles, token_index, columns.astype(np.float64), splits, ceil_div(out_features, columns) * splits)
+
+
+def _waves(menu: Menu, key: MenuKey, row_tiles: FloatArray) -> FloatArray:
+    waves: FloatArray = row_tiles[menu.token_index]
+    if key.hard_waves:
+        return whole_waves(waves * menu.ctas_per_row_tile, key.sm_count)
+    waves *= menu.ctas_per_row_tile / key.sm_count
+    return np.maximum(waves, 1.0, out=waves)
+
+
+@lru_cache(maxsize=4096)
+def _menu(key: MenuKey, limit: int) -> Menu:
+    """The menu without entries that are beaten or equalled at every M up to ``limit``, by one other entry or by several.
+
+    An entry's cost rises with its splits, with its matrix work f bm bn / s and with its chain f / s (f waves), whatever the
+    fitted constants; so at each M only entries on the front of these three can be the cheapest. All three change at left
+    edges only.
+    """
+    entries = _entries(key)
+    menu = _raw_menu(entries, key.out_features)
+    edges = np.unique(np.concatenate([np.arange(1, limit + 1, tile) for tile in menu.token_tiles]))
+    chain = _waves(menu, key, ceil_div(edges[None], menu.token_tiles[:, None])) / menu.splits
+    work = chain * menu.token_tiles[menu.token_index][:, None] * menu.output_tiles
+    kept = np.arange(len(entries))
+    for everywhere in (True, False):
+        s, c, w = menu.splits[kept], chain[kept], work[kept]
+        left = np.ones(len(kept), dtype=bool)
+        for index in range(len(kept)):
+            beaten = left[:, None] & (s <= s[index]) & (c <= c[index]) & (w <= w[index])
+            if everywhere:
+                rivals = beaten.all(axis=1)
+                rivals[index] = False
+                left[index] = not rivals.any()
+            else:
+                # Among entries equal at an M the first still standing represents them.
+                beaten[index:] &= (s[index:] < s[index]) | (c[index:] < c[index]) | (w[index:] < w[index])
+                left[index] = not beaten.any(axis=0).all()
+        kept = kept[left]
+    return _raw_menu([entries[index] for index in kept], key.out_features)
+
+
+def _menu_counts(kernel: GemmKernel, hardware: HardwareSpec, operator: Gemm, rows: IntArray) -> GemmCounts:
+    key = _menu_key(kernel, hardware, operator)
+    menu = _menu(key, _limit(int(rows.max(initial=1))))
+    # Divide once per distinct bm, not once per entry.
+    row_tiles = ceil_div(rows[None], menu.token_tiles[:, None])
+    padded = row_tiles * menu.token_tiles[:, None]
+    return GemmCounts(
+        tile_rows=menu.token_tiles[menu.token_index].astype(np.float64)[:, None],
+        tile_columns=menu.output_tiles,
+        splits=menu.splits,
+        waves=_waves(menu, key, row_tiles),
+        padded_rows=padded[menu.token_index],
+    )
+
+
+def _tiles(kernel: GemmKernel, sm_count: int, operator: Gemm, rows: IntArray) -> tuple[IntArray, IntArray, IntArray, IntArray]:
+    """Per M: token tile, output tile, cluster along tokens and along outputs."""
+    if kernel.selection != "dispatch":
+        return deepgemm_tiles(kernel.selection, sm_count, operator, rows)
+    index, _ = _dispatch(kernel, sm_count, operator, rows)
+    table = np.array([(row.token_tile, row.output_tile, *row.cluster) for row in kernel.rows], dtype=np.int64)
+    token_tile, output_tile, cluster_rows, cluster_columns = table[index].T
+    return np.where(token_tile == 0, rows, token_tile), output_tile, cluster_rows, cluster_columns
+
+
+def _dispatch(
+    kernel: GemmKernel, sm_count: int, operator: Gemm, rows: IntArray
+) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.bool_]]:
+    """Index of the first row that holds at each M, and whether any does; the last row stands in where none does."""
+    holds = np.stack([_holds(row, sm_count, operator, rows) for row in kernel.rows])
+    found = holds.any(axis=0)
+    return np.where(found, holds.argmax(axis=0), len(kernel.rows) - 1), found
+
+
+def _holds(row: GemmRow, sm_count: int, operator: Gemm, rows: IntArray) -> npt.NDArray[np.bool_]:
+    n, k = operator.out_features, operator.in_features
+    if not (row.min_out_features <= n <= (row.max_out_features or n) and row.min_in_features <= k <= (row.max_in_features or k)):
+        return np.zeros(rows.shape, dtype=bool)
+    holds = rows >= row.min_rows
+    if row.max_rows is not None:
+        holds &= rows <= row.max_rows
+    if row.rows_multiple_of is not None:
+        holds &= rows % row.rows_multiple_of == 0
+    if row.rows_not_multiple_of is not None:
+        holds &= rows % row.rows_not_multiple_of != 0
+    if row.max_tiles_per_sm is not None or row.over_tiles_per_sm is not None:
+        tiles = ceil_div(rows, row.token_tile or rows) * ceil_div(n, row.output_tile)
+        if row.max_tiles_per_sm is not None:
+            holds &= tiles <= row.max_tiles_per_sm * sm_count
+        if row.over_tiles_per_sm is not None:
+            holds &= tiles > row.over_tiles_per_sm * sm_count
+    return holds
+
+
+__all__ = ["gemm_counts", "gemm_edges", "gemm_row"]

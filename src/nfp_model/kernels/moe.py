@@ -1,0 +1,251 @@
+"""Fused MoE: from a kernel's block rule to the counts the cost equations take."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from nfp_model.errors import require_positive_int
+from nfp_model.kernels.counts import FloatArray, IntArray, KernelRow, MoECounts
+from nfp_model.kernels.routing import experts_touched, routed_rows, row_blocks
+from nfp_model.kernels.steps import ceil_div, next_power_of_two
+from nfp_model.operators import FusedMoE
+from nfp_model.specs.hardware import HardwareSpec
+from nfp_model.specs.moe_kernel import MoEKernel, MoERow, TunedShape
+
+BoolArray = npt.NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class MoEBlocks:
+    """Block of each token count (all arrays of shape (tokens,)).
+
+    Attributes
+    ----------
+    rows, columns : ndarray of int
+        Block height and width [rows], [columns].
+    grouped, sparse : ndarray of bool
+        Blocks of an expert share its weights in cache; each pair has a block of its own.
+    choice : ndarray of int
+        Index of the row, menu entry or tuned key that decided [-].
+    in_range : ndarray of bool
+        False where no row holds and the last one stood in.
+    """
+
+    rows: IntArray
+    columns: IntArray
+    grouped: BoolArray
+    sparse: BoolArray
+    choice: IntArray
+    in_range: BoolArray
+
+
+def moe_counts(kernel: MoEKernel, hardware: HardwareSpec, operator: FusedMoE, tokens: IntArray) -> MoECounts:
+    """Experts, row blocks and re-reads of a fused MoE layer under one kernel's rule.
+
+    An expert's weights are read again for each further row block where its blocks are not grouped and the weights of
+    that GEMM exceed the last-level cache.
+
+    Parameters
+    ----------
+    kernel : MoEKernel
+        Block rule.
+    hardware : HardwareSpec
+        For the cache size and the tuned shapes of this device.
+    operator : FusedMoE
+        Layer on one rank.
+    tokens : ndarray of int
+        Token rows M over all ranks [rows].
+
+    Returns
+    -------
+    MoECounts
+        Arrays of the shape of ``tokens``.
+    """
+    rows = np.asarray(tokens, dtype=np.int64)
+    blocks = moe_blocks(kernel, hardware, operator, rows)
+    shape = (operator.load_routing, operator.num_experts, operator.top_k)
+    routed = routed_rows(*shape, rows, operator.expert_parallel)
+    number = row_blocks(*shape, rows, blocks.rows, operator.expert_parallel)
+    cache = hardware.l2_bytes
+    return MoECounts(
+        experts_touched=experts_touched(*shape, rows, operator.expert_parallel),
+        row_blocks=np.where(blocks.sparse, routed, number),
+        block_rows=blocks.rows.astype(np.float64),
+        block_columns=blocks.columns.astype(np.float64),
+        routed_rows=routed,
+        rereads_up=~blocks.grouped & (cache is not None and operator.up_bytes > cache),
+        rereads_down=~blocks.grouped & (cache is not None and operator.down_bytes > cache),
+    )
+
+
+def moe_row(kernel: MoEKernel, hardware: HardwareSpec, operator: FusedMoE, tokens: int) -> KernelRow:
+    """Which row of the kernel decided the block of ``tokens`` rows, with its source."""
+    blocks = moe_blocks(kernel, hardware, operator, np.array([tokens], dtype=np.int64))
+    tile = f"{blocks.rows[0]} x {blocks.columns[0]}"
+    tuned = tuned_shape(kernel, hardware, operator)
+    choice, in_range = int(blocks.choice[0]), bool(blocks.in_range[0])
+    if tuned is not None:
+        key = tuned.tokens[choice]
+        return KernelRow(kernel.key, f"tuned file, key {key}: {tile}{_sparse_words(blocks)}", tuned.source)
+    if kernel.selection == "rows":
+        row = kernel.rows[choice]
+        words = f"{row.words}{_sparse_words(blocks)}"
+        return KernelRow(kernel.key, words, row.source, row.inferred or kernel.inferred, in_range)
+    per_expert = _pairs(operator, np.array([tokens]))[0] / _experts(kernel, operator)
+    words = f"{kernel.selection.replace('_', ' ')}, {per_expert:.4g} rows per expert: {tile}{_sparse_words(blocks)}"
+    return KernelRow(kernel.key, words, kernel.source, kernel.inferred, in_range)
+
+
+def moe_edges(kernel: MoEKernel, hardware: HardwareSpec, operator: FusedMoE, max_tokens: int) -> IntArray:
+    """Left edges of the ranges of M in which the block rule stays the same; for balanced routing, the counts too.
+
+    Between two edges the counts are smooth in M (constant, for balanced routing, up to the rows routed).
+
+    Parameters
+    ----------
+    kernel, hardware, operator
+        As for :func:`moe_counts`.
+    max_tokens : int
+        Last M looked at [rows].
+
+    Returns
+    -------
+    ndarray of int
+        Rising, the first is 1 [rows].
+    """
+    require_positive_int(max_tokens=max_tokens)
+    rows = np.arange(1, max_tokens + 1, dtype=np.int64)
+    blocks = moe_blocks(kernel, hardware, operator, rows)
+    watched: list[npt.NDArray[np.generic]] = [blocks.rows, blocks.columns, blocks.grouped, blocks.sparse]
+    if operator.load_routing.kind == "balanced":
+        counts = moe_counts(kernel, hardware, operator, rows)
+        watched += [counts.experts_touched, counts.row_blocks]
+    changed = np.zeros(rows.size, dtype=bool)
+    changed[0] = True
+    for values in watched:
+        changed[1:] |= values[1:] != values[:-1]
+    return rows[changed]
+
+
+def tuned_shape(kernel: MoEKernel, hardware: HardwareSpec, operator: FusedMoE) -> TunedShape | None:
+    """The tuned entry for this device, expert shape and data type, if the kernel has one."""
+    for shape in kernel.tuned:
+        if (
+            (not shape.devices or hardware.name in shape.devices)
+            and shape.num_experts == operator.local_experts
+            and shape.width == operator.local_width
+            and operator.weight_dtype in shape.weight_dtypes
+        ):
+            return shape
+    return None
+
+
+def moe_blocks(kernel: MoEKernel, hardware: HardwareSpec, operator: FusedMoE, tokens: IntArray) -> MoEBlocks:
+    """The block each token count gets; a tuned shape wins over the rule."""
+    rows = np.asarray(tokens, dtype=np.int64)
+    blocks = _by_rows(kernel, operator, rows) if kernel.selection == "rows" else _by_menu(kernel, operator, rows)
+    tuned = tuned_shape(kernel, hardware, operator)
+    return blocks if tuned is None else _by_tuning(tuned, blocks, rows)
+
+
+def _by_rows(kernel: MoEKernel, operator: FusedMoE, tokens: IntArray) -> MoEBlocks:
+    pairs, experts = _pairs(operator, tokens), _experts(kernel, operator)
+    choice = np.full(tokens.shape, -1, dtype=np.int64)
+    for index, row in enumerate(kernel.rows):
+        choice[(choice < 0) & _holds(row, operator, tokens, pairs, experts)] = index
+    in_range = choice >= 0
+    choice[~in_range] = len(kernel.rows) - 1
+    grouped = np.array([row.grouped for row in kernel.rows])[choice]
+    if kernel.grouped_above_tokens_per_expert is not None:
+        grouped = grouped | (tokens // operator.local_experts > kernel.grouped_above_tokens_per_expert)
+    return MoEBlocks(
+        rows=np.array([row.block_rows for row in kernel.rows], dtype=np.int64)[choice],
+        columns=np.array([row.block_columns for row in kernel.rows], dtype=np.int64)[choice],
+        grouped=grouped,
+        sparse=_sparse(kernel, operator, tokens),
+        choice=choice,
+        in_range=in_range,
+    )
+
+
+def _holds(row: MoERow, operator: FusedMoE, tokens: IntArray, pairs: FloatArray, experts: int) -> BoolArray:
+    held: BoolArray = tokens >= row.min_tokens
+    if row.max_tokens is not None:
+        held &= tokens <= row.max_tokens
+    if row.tokens_against_experts is not None:
+        at_most = tokens <= operator.local_experts
+        held &= at_most if row.tokens_against_experts == "at_most" else ~at_most
+    if row.above_rows_per_expert is not None:
+        held &= pairs > row.above_rows_per_expert * experts
+    if row.up_to_rows_per_expert is not None:
+        held &= pairs <= row.up_to_rows_per_expert * experts
+    if row.min_up_columns is not None and (operator.matrices - 1) * operator.local_width < row.min_up_columns:
+        held = np.zeros_like(held)
+    if row.min_hidden_size is not None and operator.hidden_size < row.min_hidden_size:
+        held = np.zeros_like(held)
+    return held
+
+
+def _by_menu(kernel: MoEKernel, operator: FusedMoE, tokens: IntArray) -> MoEBlocks:
+    menu = np.array(kernel.menu, dtype=np.int64)
+    index = _menu_index(kernel, _pairs(operator, tokens), _experts(kernel, operator), menu)
+    return MoEBlocks(
+        rows=menu[index],
+        columns=np.full(tokens.shape, kernel.block_columns, dtype=np.int64),
+        grouped=np.full(tokens.shape, kernel.grouped),
+        sparse=_sparse(kernel, operator, tokens),
+        choice=index,
+        in_range=np.ones(tokens.shape, dtype=bool),
+    )
+
+
+def _menu_index(kernel: MoEKernel, pairs: FloatArray, experts: int, menu: IntArray) -> IntArray:
+    if kernel.selection == "occupancy":
+        # Division in the order the launcher writes it, so that a tie falls on the same side.
+        fits = pairs[:, None] / experts / menu[None, :] < (kernel.fill_limit or 1.0)
+        return np.where(fits.any(axis=1), fits.argmax(axis=1), menu.size - 1)
+    if kernel.selection == "next_power_of_two":
+        whole = np.maximum(pairs.astype(np.int64) // experts, 1)
+        doubled = whole <= (kernel.double_up_to or 0)
+        tile = next_power_of_two(np.where(doubled, 2 * whole, whole))
+        limit = np.where(doubled, kernel.double_limit or menu[-1], menu[-1])
+        return np.searchsorted(menu, np.minimum(tile, limit)).astype(np.int64)
+    covering = np.searchsorted(menu, ceil_div(pairs, experts))
+    index: IntArray = np.clip(np.minimum(covering, menu.size - 1) + kernel.menu_offset, 0, menu.size - 1)
+    return index
+
+
+def _by_tuning(tuned: TunedShape, rule: MoEBlocks, tokens: IntArray) -> MoEBlocks:
+    """Nearest key, a tie to the first in the file. Tuned tiles count as grouped: tuning picks what re-reads least."""
+    keys = np.array(tuned.tokens, dtype=np.int64)
+    choice = np.abs(tokens[:, None] - keys[None, :]).argmin(axis=1)
+    columns = rule.columns if tuned.block_columns is None else np.array(tuned.block_columns, dtype=np.int64)[choice]
+    return MoEBlocks(
+        rows=np.array(tuned.block_rows, dtype=np.int64)[choice],
+        columns=columns,
+        grouped=np.ones(tokens.shape, dtype=bool),
+        sparse=rule.sparse,
+        choice=choice,
+        in_range=np.ones(tokens.shape, dtype=bool),
+    )
+
+
+def _sparse(kernel: MoEKernel, operator: FusedMoE, tokens: IntArray) -> BoolArray:
+    if kernel.sparse_path_factor is None or operator.expert_parallel > 1:
+        return np.zeros(tokens.shape, dtype=bool)
+    return tokens * operator.top_k * kernel.sparse_path_factor <= operator.num_experts
+
+
+def _sparse_words(blocks: MoEBlocks) -> str:
+    return "; sparse path, one block a pair" if bool(blocks.sparse[0]) else ""
+
+
+def _pairs(operator: FusedMoE, tokens: npt.NDArray[np.int64]) -> FloatArray:
+    return (tokens * operator.top_k).astype(np.float64)
+
+
+def _experts(kernel: MoEKernel, operator: FusedMoE) -> int:
+    return operator.num_experts if kernel.expert_basis == "global" else operator.local_experts

@@ -1,0 +1,315 @@
+"""A model and a workload become the operators of one decode forward, as one rank runs them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from nfp_model.errors import UnsupportedError
+from nfp_model.operators.records import (
+    ACTIVATION_BYTES,
+    Attention,
+    Collective,
+    Elementwise,
+    FusedMoE,
+    Gemm,
+    LinearScan,
+    OperatorUse,
+)
+from nfp_model.quantities import element_type
+from nfp_model.specs.model import (
+    DenseFFN,
+    LatentAttention,
+    LayerGroup,
+    LinearAttention,
+    ModelSpec,
+    MoEFFN,
+    SoftmaxAttention,
+)
+from nfp_model.workload import Workload
+
+UNQUANTIZED_GROUPS = ("router", "head", "embedding")
+"""Groups engines leave in 16 bits when a user asks for quantized weights."""
+
+
+def forward_operators(model: ModelSpec, workload: Workload) -> tuple[OperatorUse, ...]:
+    """Every operator of one decode forward on one rank, in running order, equal ones merged with a count.
+
+    Parameters
+    ----------
+    model : ModelSpec
+        Architecture.
+    workload : Workload
+        Batch, context, decode mode, data types, ranks.
+
+    Returns
+    -------
+    tuple of OperatorUse
+        GEMMs, fused MoE, attention, element-wise work and collectives.
+
+    Raises
+    ------
+    UnsupportedError
+        When heads, widths or experts do not divide over the ranks.
+
+    Examples
+    --------
+    >>> from nfp_model import load_model
+    >>> from nfp_model.workload import Workload
+    >>> [use.name for use in forward_operators(load_model("llama-3.1-8b"), Workload()) if use.module == "dense_ffn"]
+    ['gate_up_proj', 'activation', 'down_proj']
+    """
+    uses: list[OperatorUse] = [OperatorUse("embedding", "elementwise", _rows(2 * model.hidden_size), 1, "rank_rows")]
+    for group in model.layers:
+        uses += _attention_operators(model, group, workload)
+        for name in group.ffn:
+            ffn = model.ffn[name]
+            if isinstance(ffn, MoEFFN):
+                uses += _moe_operators(model, group, ffn, workload)
+            else:
+                uses += _dense_operators(model, group, ffn, workload)
+    norms = model.num_layers * model.norms_per_layer + 1
+    uses.append(OperatorUse("norms", "elementwise", _rows(4 * model.hidden_size), norms, "rank_rows"))
+    head = Gemm(_shard_up(model.vocab_size, workload.tensor_parallel), model.hidden_size, _dtype(model, None, "head", workload))
+    uses.append(OperatorUse("lm_head", "head", head, 1, "rank_rows"))
+    return tuple(_merged(uses))
+
+
+def _rows(elements_per_row: float, launches: int = 1) -> Elementwise:
+    return Elementwise(ACTIVATION_BYTES * elements_per_row, launches=launches)
+
+
+def _merged(uses: list[OperatorUse]) -> Iterator[OperatorUse]:
+    merged: dict[tuple[object, ...], OperatorUse] = {}
+    for use in uses:
+        key = (use.name, use.module, use.operator, use.axis)
+        known = merged.get(key)
+        count = use.count + (known.count if known else 0)
+        merged[key] = OperatorUse(use.name, use.module, use.operator, count, use.axis)
+    names = [use.name for use in merged.values()]
+    for use in merged.values():
+        # Two shapes under one name (full and sliding attention, say) are told apart by number.
+        twins = [other for other in merged.values() if other.name == use.name]
+        suffix = f"_{twins.index(use) + 1}" if names.count(use.name) > 1 else ""
+        yield OperatorUse(use.name + suffix, use.module, use.operator, use.count, use.axis)
+
+
+def _dtype(model: ModelSpec, group: LayerGroup | None, weight_group: str, workload: Workload) -> str:
+    override = workload.weight_dtype
+    own = model.dtype_of(weight_group, group)
+    if override is None:
+        return own
+    quantized = element_type(override).bits < 16
+    if quantized and weight_group in UNQUANTIZED_GROUPS:
+        return own if element_type(own).bits >= 16 else "bfloat16"
+    return override
+
+
+def kv_dtype(model: ModelSpec, workload: Workload) -> str:
+    """Storage format of the KV cache: asked for, the model's own, else 16 bits."""
+    if workload.kv_dtype is not None:
+        return workload.kv_dtype
+    if model.kv_dtype is not None:
+        return model.kv_dtype
+    return model.dtype if element_type(model.dtype).bits == 16 else "bfloat16"
+
+
+def _shard(model: ModelSpec, what: str, size: int, ranks: int) -> int:
+    if size % ranks:
+        raise UnsupportedError(f"{model.title}: tensor_parallel {ranks} does not divide {what} {size}")
+    return size // ranks
+
+
+def _shard_up(size: int, ranks: int) -> int:
+    """Vocabularies are padded to a multiple of the ranks, as engines do."""
+    return -(-size // ranks)
+
+
+def _contexts(workload: Workload) -> int | tuple[int, ...]:
+    if workload.attention_replicas == 1:
+        return workload.context_length
+    return workload.longest_context
+
+
+def _attention_operators(model: ModelSpec, group: LayerGroup, workload: Workload) -> list[OperatorUse]:
+    part = model.attention[group.attention]
+    if isinstance(part, LatentAttention):
+        uses = _latent(model, group, part, workload)
+    elif isinstance(part, LinearAttention):
+        uses = _linear(model, group, part, workload)
+    else:
+        uses = _softmax(model, group, part, workload)
+    return uses + _all_reduce(model, group, workload)
+
+
+def _all_reduce(model: ModelSpec, group: LayerGroup, workload: Workload) -> list[OperatorUse]:
+    if workload.tensor_parallel == 1:
+        return []
+    collective = Collective("all_reduce", ACTIVATION_BYTES * model.hidden_size, workload.tensor_parallel)
+    return [OperatorUse("all_reduce", "collectives", collective, group.count, "rank_rows")]
+
+
+def _softmax(model: ModelSpec, group: LayerGroup, part: SoftmaxAttention, workload: Workload) -> list[OperatorUse]:
+    ranks, hidden, count = workload.tensor_parallel, model.hidden_size, group.count
+    heads = _shard(model, "query heads", part.num_query_heads, ranks)
+    if part.num_kv_heads % ranks and ranks % part.num_kv_heads:
+        raise UnsupportedError(f"{model.title}: {part.num_kv_heads} KV heads neither divide nor replicate over {ranks} ranks")
+    kv_heads = max(1, part.num_kv_heads // ranks)
+    queries, output = heads * part.head_dim, heads * part.values_dim
+    keys, values = kv_heads * part.head_dim, 0 if part.shared_kv else kv_heads * part.values_dim
+    gate = output if part.output_gate else 0
+    weights = _dtype(model, group, "attention", workload)
+    attention = Attention(
+        heads, kv_heads, part.head_dim, _contexts(workload), workload.rank_batch,
+        value_head_dim=part.values_dim, shared_kv=part.shared_kv, causal=workload.decode_mode == "verify",
+        kv_dtype=kv_dtype(model, workload), window=part.window, chunk=part.chunk,
+    )  # fmt: skip
+    # Rotary reads and writes queries and keys; the cache write reads keys and values and stores them.
+    rotary = _rows(2 * (queries + keys) + 2 * (keys + values), launches=1 if part.qk_norm == "none" else 2)
+    return [
+        OperatorUse("qkv_proj", "projections", Gemm(queries + gate + keys + values, hidden, weights), count, "rank_rows"),
+        OperatorUse("rotary_and_cache", "elementwise", rotary, count, "rank_rows"),
+        OperatorUse("attention", "attention", attention, count, "positions"),
+        OperatorUse("o_proj", "projections", Gemm(hidden, output, weights), count, "rank_rows"),
+    ]
+
+
+def _latent(model: ModelSpec, group: LayerGroup, part: LatentAttention, workload: Workload) -> list[OperatorUse]:
+    """MLA as decoded: low-rank projections, W_UK absorbed into the query, one shared latent head, W_UV after it."""
+    hidden, count = model.hidden_size, group.count
+    heads = _shard(model, "query heads", part.num_query_heads, workload.tensor_parallel)
+    weights = _dtype(model, group, "attention", workload)
+    # The absorbed halves of kv_b are kept in 16 bits by the engines, whatever the checkpoint stores.
+    absorbed = weights if element_type(weights).bits >= 16 else "bfloat16"
+    query_width = heads * (part.nope_head_dim + part.rope_head_dim)
+    latent = part.latent_rank + part.rope_head_dim
+    uses = [
+        OperatorUse("qkv_a_proj", "projections", Gemm((part.query_rank or 0) + latent, hidden, weights), count, "rank_rows"),
+        OperatorUse("q_b_proj", "projections", Gemm(query_width, part.query_rank or hidden, weights), count, "rank_rows"),
+        OperatorUse(
+            "absorb_k", "projections", Gemm(heads * part.latent_rank, part.nope_head_dim, absorbed), count, "rank_rows"
+        ),
+    ]
+    window = part.index_top_k
+    if part.index_heads is not None and part.index_head_dim is not None:
+        uses += _indexer(model, group, part, workload)
+    attention = Attention(
+        heads, 1, latent, _contexts(workload), workload.rank_batch, value_head_dim=part.latent_rank, shared_kv=True,
+        causal=workload.decode_mode == "verify", kv_dtype=kv_dtype(model, workload), window=window, latent=True,
+    )  # fmt: skip
+    value_width = heads * part.value_head_dim
+    return [
+        *uses,
+        OperatorUse("rotary_and_cache", "elementwise", _rows(2 * query_width + 3 * latent), count, "rank_rows"),
+        OperatorUse("attention", "attention", attention, count, "positions"),
+        OperatorUse("absorb_v", "projections", Gemm(value_width, part.latent_rank, absorbed), count, "rank_rows"),
+        OperatorUse("o_proj", "projections", Gemm(hidden, value_width, weights), count, "rank_rows"),
+    ]
+
+
+def _indexer(model: ModelSpec, group: LayerGroup, part: LatentAttention, workload: Workload) -> list[OperatorUse]:
+    """Sparse-attention indexer: its projection, and a scan of the 8-bit index keys of the whole context."""
+    assert part.index_heads is not None
+    assert part.index_head_dim is not None
+    weights = _dtype(model, group, "attention", workload)
+    projection = Gemm(part.index_heads * part.index_head_dim, part.query_rank or model.hidden_size, weights)
+    scan = Attention(
+        part.index_heads, 1, part.index_head_dim, _contexts(workload), workload.rank_batch, shared_kv=True,
+        causal=workload.decode_mode == "verify", kv_dtype="fp8",
+    )  # fmt: skip
+    return [
+        OperatorUse("index_proj", "projections", projection, group.count, "rank_rows"),
+        OperatorUse("index_scan", "attention", scan, group.count, "positions"),
+    ]
+
+
+def _linear(model: ModelSpec, group: LayerGroup, part: LinearAttention, workload: Workload) -> list[OperatorUse]:
+    hidden, count, ranks = model.hidden_size, group.count, workload.tensor_parallel
+    value_heads = _shard(model, "linear-attention value heads", part.value_heads, ranks)
+    convolved = _shard(model, "linear-attention channels", part.convolved_width, ranks)
+    values = value_heads * part.value_head_dim
+    weights = _dtype(model, group, "attention", workload)
+    state = workload.rank_batch * value_heads * part.key_head_dim * part.value_head_dim
+    scan = LinearScan(
+        state_bytes=2 * state * element_type(part.state_dtype).bytes,
+        bytes_per_row=ACTIVATION_BYTES * (convolved + values),
+        flop_per_row=6.0 * value_heads * part.key_head_dim * part.value_head_dim,
+    )
+    return [
+        OperatorUse("in_proj", "projections", Gemm(convolved + values + 2 * value_heads, hidden, weights), count, "rank_rows"),
+        OperatorUse("convolution", "elementwise", _rows(2 * convolved), count, "rank_rows"),
+        OperatorUse("linear_scan", "attention", scan, count, "rank_rows"),
+        OperatorUse("gated_norm", "elementwise", _rows(3 * values), count, "rank_rows"),
+        OperatorUse("o_proj", "projections", Gemm(hidden, values, weights), count, "rank_rows"),
+    ]
+
+
+def _dense_operators(model: ModelSpec, group: LayerGroup, ffn: DenseFFN, workload: Workload) -> list[OperatorUse]:
+    width = _shard(model, "the FFN width", ffn.intermediate_size, workload.tensor_parallel)
+    weights = _dtype(model, group, "dense_ffn", workload)
+    columns = width * (2 if ffn.gated else 1)
+    hidden, count = model.hidden_size, group.count
+    return [
+        OperatorUse("gate_up_proj" if ffn.gated else "up_proj", "dense_ffn", Gemm(columns, hidden, weights), count, "rank_rows"),
+        OperatorUse("activation", "dense_ffn", _rows(columns + width), count, "rank_rows"),
+        OperatorUse("down_proj", "dense_ffn", Gemm(hidden, width, weights), count, "rank_rows"),
+        *_all_reduce(model, group, workload),
+    ]
+
+
+def _moe_operators(model: ModelSpec, group: LayerGroup, ffn: MoEFFN, workload: Workload) -> list[OperatorUse]:
+    hidden, count = model.hidden_size, group.count
+    if ffn.num_experts % workload.expert_parallel:
+        raise UnsupportedError(
+            f"{model.title}: expert_parallel {workload.expert_parallel} does not divide {ffn.num_experts} experts"
+        )
+    _shard(model, "the expert width", ffn.intermediate_size, workload.expert_tensor_parallel)
+    router = Gemm(ffn.num_experts, hidden, _dtype(model, group, "router", workload))
+    experts = FusedMoE(
+        hidden, ffn.intermediate_size, ffn.num_experts, ffn.top_k, _dtype(model, group, "experts", workload), gated=ffn.gated,
+        routing=workload.routing, tensor_parallel=workload.expert_tensor_parallel, expert_parallel=workload.expert_parallel,
+    )  # fmt: skip
+    uses = [OperatorUse("router", "moe_ffn", router, count, "rank_rows")]
+    if ffn.shared_intermediate_size:
+        width = _shard(model, "the shared-expert width", ffn.shared_intermediate_size, workload.tensor_parallel)
+        weights = _dtype(model, group, "shared_experts", workload)
+        columns = width * (2 if ffn.gated else 1)
+        uses += [
+            OperatorUse("shared_up_proj", "moe_ffn", Gemm(columns, hidden, weights), count, "rank_rows"),
+            OperatorUse("shared_activation", "moe_ffn", _rows(columns + width), count, "rank_rows"),
+            OperatorUse("shared_down_proj", "moe_ffn", Gemm(hidden, width, weights), count, "rank_rows"),
+        ]
+    if workload.attention_replicas > 1:
+        # Each row travels to at most top_k ranks and its partial sums come back: dispatch and combine.
+        copies = min(ffn.top_k, workload.expert_parallel)
+        exchange = Collective("all_to_all", ACTIVATION_BYTES * hidden * copies, workload.expert_parallel)
+        uses.append(OperatorUse("dispatch_and_combine", "collectives", exchange, 2 * count, "rank_rows"))
+    uses.append(OperatorUse("experts", "moe_ffn", experts, count, "rows"))
+    return uses + _all_reduce(model, group, workload)
+
+
+def weight_bytes(model: ModelSpec, workload: Workload) -> float:
+    """Bytes of weights one rank stores: every matrix of the forward, every local expert, the embedding [B]."""
+    total = 0.0
+    for use in forward_operators(model, workload):
+        if isinstance(use.operator, Gemm):
+            total += use.count * use.operator.weight_bytes
+        elif isinstance(use.operator, FusedMoE):
+            total += use.count * use.operator.expert_bytes * use.operator.local_experts
+    if model.tied_embeddings:
+        return total
+    rows = _shard_up(model.vocab_size, workload.tensor_parallel)
+    return total + rows * model.hidden_size * element_type(_dtype(model, None, "embedding", workload)).bytes
+
+
+def cache_bytes(model: ModelSpec, workload: Workload) -> float:
+    """Bytes of KV cache and recurrent state one rank holds for the batch at the given context [B]."""
+    total = 0.0
+    for use in forward_operators(model, workload):
+        if isinstance(use.operator, Attention):
+            op = use.operator
+            lengths = op.context_lengths
+            tokens = sum(op.keys_before(length) for length in lengths) / len(lengths) if op.window else workload.mean_context
+            total += use.count * op.batch_size * op.cache_bytes_per_token * tokens
+        elif isinstance(use.operator, LinearScan):
+            total += use.count * use.operator.state_bytes / 2
+    return total

@@ -1,0 +1,149 @@
+"""How an attention kernel tiles query positions and splits the cache."""
+
+from __future__ import annotations
+
+from typing import Literal, Self
+
+from pydantic import Field, model_validator
+
+from nfp_model.quantities import ELEMENT_TYPES
+from nfp_model.specs.base import Spec
+
+Packing = Literal["free", "aligned", "heads", "none"]
+"""What shares a query tile's rows: ``free``: (head of the group, position) pairs, tiles may cut through a position;
+``aligned``: whole positions only; ``heads``: the group's heads of one position; ``none``: positions of one head."""
+
+TileRule = Literal["fixed", "group", "group_power_of_two", "packed_power_of_two", "trtllm_gen"]
+"""How many rows a tile has: as stated; the GQA group; the group's or the packed length's next power of two, at least
+``tile_rows``; TRT-LLM-gen's ladder with its cost factors."""
+
+SplitRule = Literal["none", "fa2", "fa3", "fa4", "flashinfer", "trtllm_gen", "segments", "flex", "flashmla", "fill"]
+"""Name of the KV-split rule; each is a function of :mod:`nfp_model.kernels.attention_splits`."""
+
+
+class AttentionRow(Spec):
+    """One mode of an attention kernel: where it holds and how it tiles.
+
+    Attributes
+    ----------
+    min_positions, max_positions : int or None
+        Query positions N per sequence, ends included [positions].
+    min_packed, max_packed : int or None
+        N x g, ends included [rows].
+    min_group, max_group : int or None
+        GQA group size g (all query heads for MLA) [heads].
+    min_head_dim, max_head_dim : int or None
+        d_k [elements].
+    max_batch : int or None
+        Sequences [-].
+    max_useful_tiles : int or None
+        The row holds while B x n_kv x tiles(N) is at most this [-].
+    max_tiles_per_sm : float or None
+        The same limit per SM of the GPU [-].
+    windowed, causal : bool or None
+        Asks for a sliding window (or none), for a causal mask among the new positions (or none).
+    tile_rule, tile_rows : str, int
+        See :data:`TileRule` [rows].
+    packing : str
+        See :data:`Packing`.
+    split_rule : str
+        See :data:`SplitRule`.
+    kv_block : int
+        Keys of one step of the kernel's loop, the split's unit [tokens].
+    max_splits : int or None
+        Cap on KV splits [-]; the count itself for ``segments``.
+    resident : int
+        CTAs per SM, o [-].
+    source : str or None
+        Where the row is stated, when not where the kernel is.
+    """
+
+    min_positions: int = Field(default=1, ge=1)
+    max_positions: int | None = Field(default=None, ge=1)
+    min_packed: int = Field(default=1, ge=1)
+    max_packed: int | None = Field(default=None, ge=1)
+    min_group: int = Field(default=1, ge=1)
+    max_group: int | None = Field(default=None, ge=1)
+    min_head_dim: int = Field(default=1, ge=1)
+    max_head_dim: int | None = Field(default=None, ge=1)
+    max_batch: int | None = Field(default=None, ge=1)
+    max_useful_tiles: int | None = Field(default=None, ge=1)
+    max_tiles_per_sm: float | None = Field(default=None, gt=0)
+    windowed: bool | None = None
+    causal: bool | None = None
+    tile_rule: TileRule = "fixed"
+    tile_rows: int = Field(gt=0)
+    packing: Packing
+    split_rule: SplitRule = "none"
+    kv_block: int = Field(default=128, gt=0)
+    max_splits: int | None = Field(default=None, ge=1)
+    resident: int = Field(default=1, ge=1)
+    source: str | None = None
+
+    @property
+    def label(self) -> str:
+        """The row in words, for explanations."""
+        parts = []
+        for name, low, high in (
+            ("N", self.min_positions, self.max_positions),
+            ("N g", self.min_packed, self.max_packed),
+            ("g", self.min_group, self.max_group),
+            ("d", self.min_head_dim, self.max_head_dim),
+        ):
+            if low > 1 and low == high:
+                parts.append(f"{name} = {low}")
+            elif low > 1 or high is not None:
+                parts.append((f"{low} <= " if low > 1 else "") + name + (f" <= {high}" if high is not None else ""))
+        where = ", ".join(parts) or "any N"
+        tile = {"fixed": str(self.tile_rows), "group": "g"}.get(self.tile_rule, f"{self.tile_rule.replace('_', ' ')} rule")
+        return f"{where}: tile {tile}, packing {self.packing}, KV split {self.split_rule}"
+
+
+class AttentionKernel(Spec):
+    """One attention kernel of a library.
+
+    Attributes
+    ----------
+    name, library : str
+        Key within its file, and the file's name (set on loading).
+    latent : bool
+        Serves MLA in its absorbed form, and nothing else.
+    kv_dtypes : tuple of str
+        Cache formats it serves.
+    rows : tuple of AttentionRow
+        Ordered modes, first match wins.
+    max_positions : int or None
+        Query positions beyond which its use is unknown [positions]; outside, a prediction says so.
+    inferred : bool
+        Inferred from measured steps or traces, not read in source.
+    source, versions : str
+        Public source and the library versions read.
+    notes : tuple of str
+        What the rule leaves out.
+    """
+
+    name: str
+    library: str = ""
+    latent: bool = False
+    kv_dtypes: tuple[str, ...] = ("bfloat16", "float16", "fp8")
+    rows: tuple[AttentionRow, ...] = Field(min_length=1)
+    max_positions: int | None = Field(default=None, ge=1)
+    inferred: bool = False
+    source: str = Field(min_length=1)
+    versions: str = ""
+    notes: tuple[str, ...] = ()
+
+    @model_validator(mode="after")
+    def _check_itself(self) -> Self:
+        unknown = set(self.kv_dtypes) - set(ELEMENT_TYPES)
+        if unknown:
+            raise ValueError(f"unknown cache data type '{min(unknown)}'; allowed: {', '.join(ELEMENT_TYPES)}")
+        return self
+
+    @property
+    def key(self) -> str:
+        """``library_arch:kernel``."""
+        return f"{self.library}:{self.name}"
+
+
+__all__ = ["AttentionKernel", "AttentionRow", "Packing", "SplitRule", "TileRule"]

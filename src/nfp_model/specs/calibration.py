@@ -1,0 +1,284 @@
+"""Fitted constants, apart from every datasheet field: what they are, what they were fitted on, how sure they are."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Literal, Self
+
+from pydantic import Field, model_validator
+
+from nfp_model.errors import SpecError
+from nfp_model.quantities import ELEMENT_TYPES
+from nfp_model.specs.base import Spec
+from nfp_model.specs.registry import load_spec, spec_files
+
+OperatorKind = Literal["gemm", "moe", "attention", "latent_attention", "elementwise", "linear_scan", "collective"]
+
+
+class GemmConstants(Spec):
+    """Constants of the dense GEMM equation (cost model, section 2).
+
+    Attributes
+    ----------
+    fixed_time_s : float
+        t0 [s].
+    memory_efficiency, matrix_efficiency : float
+        eb, ef: shares of the datasheet bandwidth and dense peak a saturated kernel reaches [-].
+    overlap_exponent : float
+        p: how sharply memory and matrix time overlap; large means max() [-].
+    chain_time_s : float
+        kc: serial time of one CTA per element of k [s].
+    split_time_s : float
+        ts: second kernel or reduction of split-K [s].
+    """
+
+    fixed_time_s: float = Field(ge=0)
+    memory_efficiency: float = Field(gt=0, le=1.5)
+    matrix_efficiency: float = Field(gt=0, le=1.5)
+    overlap_exponent: float = Field(ge=1)
+    chain_time_s: float = Field(ge=0)
+    split_time_s: float = Field(ge=0)
+
+
+class MoEConstants(Spec):
+    """Constants of the fused MoE equation (cost model, section 3).
+
+    Attributes
+    ----------
+    fixed_time_s : float
+        t0: routing, permutation, launches [s].
+    memory_efficiency, matrix_efficiency, overlap_exponent : float
+        As for :class:`GemmConstants` [-].
+    reread_share : float
+        rr: share of an expert's weights fetched again for a second and later row block where the kernel groups them [-].
+    activation_efficiency : float
+        ea: share of the bandwidth the row traffic reaches [-].
+    """
+
+    fixed_time_s: float = Field(ge=0)
+    memory_efficiency: float = Field(gt=0, le=1.5)
+    matrix_efficiency: float = Field(gt=0, le=1.5)
+    overlap_exponent: float = Field(ge=1)
+    reread_share: float = Field(ge=0, le=1)
+    activation_efficiency: float = Field(gt=0, le=20)
+
+
+class AttentionConstants(Spec):
+    """Constants of the decode-attention equation (cost model, section 4).
+
+    Attributes
+    ----------
+    fixed_time_s : float
+        t0 [s].
+    memory_efficiency, overlap_exponent : float
+        eb, p [-].
+    sequence_time_s : float
+        tb: per sequence of the batch [s].
+    step_share : float
+        Time of one CTA's 128-key step over the time its SM's share of the bandwidth needs for the step's 65536 bytes [-]:
+        tau = step_share x 65536 B x SM / BW.
+    cta_time_s : float
+        tc: start and end of one CTA [s].
+    split_time_s : float
+        ts: combining KV splits [s].
+    matrix_efficiency : float
+        ef, held fixed at 0.6 in fits [-].
+    """
+
+    fixed_time_s: float = Field(ge=0)
+    memory_efficiency: float = Field(gt=0, le=1.5)
+    overlap_exponent: float = Field(ge=1)
+    sequence_time_s: float = Field(ge=0)
+    step_share: float = Field(ge=0)
+    cta_time_s: float = Field(ge=0)
+    split_time_s: float = Field(ge=0)
+    matrix_efficiency: float = Field(default=0.6, gt=0, le=1.5)
+
+
+class StreamConstants(Spec):
+    """Constants of element-wise work, linear-attention scans and collectives (cost model, section 5).
+
+    Attributes
+    ----------
+    fixed_time_s : float
+        Time of one launch [s].
+    memory_efficiency : float
+        Share of the memory or link bandwidth reached [-].
+    """
+
+    fixed_time_s: float = Field(ge=0)
+    memory_efficiency: float = Field(gt=0, le=1.5)
+
+
+Constants = GemmConstants | MoEConstants | AttentionConstants | StreamConstants
+
+CONSTANTS_OF: dict[str, type[GemmConstants] | type[MoEConstants] | type[AttentionConstants] | type[StreamConstants]] = {
+    "gemm": GemmConstants,
+    "moe": MoEConstants,
+    "attention": AttentionConstants,
+    "latent_attention": AttentionConstants,
+    "elementwise": StreamConstants,
+    "linear_scan": StreamConstants,
+    "collective": StreamConstants,
+}
+
+
+class HeldOutScore(Spec):
+    """What the fit scored on shapes it never saw.
+
+    Attributes
+    ----------
+    curves : int
+        Curves scored [-].
+    mape : float
+        Median over curves of each curve's mean absolute percentage error [-], as a fraction.
+    boundary_median, boundary_p90 : float or None
+        Median and 90th percentile of |log2(NFP predicted / measured)| at tolerance 0.2 [-].
+    band_coverage : float or None
+        Share of held-out points inside the 80 % band [-].
+    """
+
+    curves: int = Field(ge=0)
+    mape: float = Field(ge=0)
+    boundary_median: float | None = Field(default=None, ge=0)
+    boundary_p90: float | None = Field(default=None, ge=0)
+    band_coverage: float | None = Field(default=None, ge=0, le=1)
+
+
+class Fit(Spec):
+    """One set of constants: operator, data type, values, how sure, where from.
+
+    Attributes
+    ----------
+    operator : str
+        Equation the constants belong to.
+    dtypes : tuple of str
+        Weight types (GEMM, MoE) or cache types (attention) it was fitted on; empty means any.
+    kernels : tuple of str
+        Kernel rules assumed in the fit; empty means any.
+    constants : dict
+        Names and values of the operator's constants class.
+    fitted : tuple of str
+        Which of them were fitted; the covariance follows this order.
+    covariance : tuple of tuple of float
+        Of the natural logarithms of the fitted constants [-].
+    log_scatter : float
+        Standard deviation of log(measured / predicted) around the fit on its own points [-].
+    band_scatter : float
+        Same, chosen so that the 80 % band covers 80 % on fit-half shapes left out in turn [-].
+    points, curves : int
+        What it was fitted on [-].
+    tokens : tuple of two int
+        Range of rows, tokens or positions it saw; outside, the band widens [-].
+    held_out : HeldOutScore or None
+        Score on the test half.
+    data, library_version, date, command : str
+        Package and table, version of the measured library, when, how to repeat it.
+    """
+
+    operator: OperatorKind
+    dtypes: tuple[str, ...] = ()
+    kernels: tuple[str, ...] = ()
+    constants: dict[str, float]
+    fitted: tuple[str, ...] = ()
+    covariance: tuple[tuple[float, ...], ...] = ()
+    log_scatter: float = Field(ge=0)
+    band_scatter: float | None = Field(default=None, ge=0)
+    points: int = Field(default=0, ge=0)
+    curves: int = Field(default=0, ge=0)
+    tokens: tuple[int, int] | None = None
+    held_out: HeldOutScore | None = None
+    data: str
+    library_version: str = ""
+    date: str
+    command: str
+
+    @model_validator(mode="after")
+    def _check_itself(self) -> Self:
+        for dtype in self.dtypes:
+            if dtype not in ELEMENT_TYPES:
+                raise ValueError(f"unknown data type '{dtype}'; allowed: {', '.join(ELEMENT_TYPES)}")
+        self.values()
+        unknown = [name for name in self.fitted if name not in self.constants]
+        if unknown:
+            raise ValueError(f"fitted names {', '.join(unknown)}, which constants does not hold")
+        if self.covariance and {len(self.covariance), *map(len, self.covariance)} != {len(self.fitted)}:
+            raise ValueError(f"covariance must be {len(self.fitted)} x {len(self.fitted)}, in the order of 'fitted'")
+        return self
+
+    def values(self) -> Constants:
+        """The constants as the typed record the equation takes."""
+        kind: Any = CONSTANTS_OF[self.operator]
+        return kind.model_validate(self.constants)  # type: ignore[no-any-return]
+
+
+class Calibration(Spec):
+    """All fits for one GPU and backend, or the uncalibrated constants for chips nobody measured.
+
+    Attributes
+    ----------
+    name : str
+        File stem: ``<gpu>.<backend>``, or ``uncalibrated`` with ``.without_<generation>``.
+    hardware : str
+        Hardware key, ``any`` for uncalibrated.
+    backend : str
+        ``torch``, ``vllm``, ``sglang``, ``trtllm`` or ``uncalibrated``.
+    generation_left_out : str or None
+        GPU generation the constants never saw.
+    fits : tuple of Fit
+        The constants.
+    notes : tuple of str
+        What the file does not claim.
+    """
+
+    name: str
+    hardware: str
+    backend: str
+    generation_left_out: str | None = None
+    fits: tuple[Fit, ...]
+    notes: tuple[str, ...] = ()
+
+    def fit_for(self, operator: OperatorKind, dtype: str) -> Fit | None:
+        """The fit for an operator and data type: the exact type first, then one that claims any."""
+        candidates = [fit for fit in self.fits if fit.operator == operator]
+        exact = [fit for fit in candidates if dtype in fit.dtypes]
+        general = [fit for fit in candidates if not fit.dtypes]
+        return (exact or general or [None])[0]
+
+
+def load_calibration(hardware: str, backend: str) -> Calibration | None:
+    """The calibration of one GPU and backend, None where nobody measured it.
+
+    Parameters
+    ----------
+    hardware : str
+        Hardware key such as ``h100_sxm5``.
+    backend : str
+        ``torch``, ``vllm``, ``sglang`` or ``trtllm``.
+    """
+    path = _calibration_files(spec_files("calibrations")).get(f"{hardware}.{backend}")
+    return load_spec(Calibration, "calibrations", path) if path else None
+
+
+def uncalibrated(generation: str | None = None) -> Calibration:
+    """The constants for a chip without measurements; for a known generation, the set fitted without it.
+
+    Parameters
+    ----------
+    generation : str or None
+        GPU generation to leave out.
+    """
+    files = _calibration_files(spec_files("calibrations"))
+    path = files.get(f"uncalibrated.without_{generation}") or files.get("uncalibrated")
+    if path is None:
+        raise SpecError("no uncalibrated constants found (hardware_specs/calibrations/uncalibrated.toml); reinstall nfp-model")
+    return load_spec(Calibration, "calibrations", path)
+
+
+@lru_cache(maxsize=8)
+def _calibration_files(files: tuple[Path, ...]) -> dict[str, Path]:
+    found: dict[str, Path] = {}
+    for path in files:
+        found.setdefault(path.stem, path)
+    return found

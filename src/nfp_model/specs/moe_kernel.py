@@ -1,0 +1,225 @@
+"""How a fused-MoE kernel cuts the rows of each expert into blocks, as data."""
+
+from __future__ import annotations
+
+from typing import Literal, Self
+
+from pydantic import Field, model_validator
+
+from nfp_model.quantities import ELEMENT_TYPES
+from nfp_model.specs.base import Spec
+
+Selection = Literal["rows", "smallest_covering", "occupancy", "next_power_of_two"]
+"""``rows``: first row whose conditions hold. ``smallest_covering``: smallest menu tile that holds the rows per expert.
+``occupancy``: first menu tile that the rows per expert fill by less than ``fill_limit``. ``next_power_of_two``: the
+rows per expert rounded up, doubled where few."""
+
+
+class MoERow(Spec):
+    """One row of a dispatch rule: conditions, then the block they give. A condition left out always holds.
+
+    Attributes
+    ----------
+    min_tokens, max_tokens : int
+        Token rows M entering the layer, both ends included [rows].
+    tokens_against_experts : {"at_most", "above"} or None
+        M <= E or M > E, with the experts the kernel sees on this rank.
+    above_rows_per_expert, up_to_rows_per_expert : float or None
+        Rows per expert, lower end excluded, upper included [rows]; see ``MoEKernel.expert_basis``.
+    min_up_columns, min_hidden_size : int or None
+        Output features of the first grouped GEMM, and its depth [elements].
+    block_rows, block_columns : int
+        Rows of one expert block, and its output columns [rows], [columns].
+    grouped : bool
+        Blocks of one expert run side by side over a column panel, so that its weights stay in cache.
+    source : str
+        Public source of the row.
+    versions : str or None
+        Library versions the row was read or seen in; None for the kernel's own.
+    inferred : bool
+        Inferred from measured steps, not read in source.
+    """
+
+    min_tokens: int = Field(default=1, ge=1)
+    max_tokens: int | None = Field(default=None, ge=1)
+    tokens_against_experts: Literal["at_most", "above"] | None = None
+    above_rows_per_expert: float | None = Field(default=None, ge=0)
+    up_to_rows_per_expert: float | None = Field(default=None, gt=0)
+    min_up_columns: int | None = Field(default=None, ge=1)
+    min_hidden_size: int | None = Field(default=None, ge=1)
+    block_rows: int = Field(gt=0)
+    block_columns: int = Field(gt=0)
+    grouped: bool = False
+    source: str
+    versions: str | None = None
+    inferred: bool = False
+
+    @model_validator(mode="after")
+    def _check_range(self) -> Self:
+        if self.max_tokens is not None and self.max_tokens < self.min_tokens:
+            raise ValueError(f"max_tokens {self.max_tokens} is below min_tokens {self.min_tokens}")
+        return self
+
+    @property
+    def words(self) -> str:
+        """The row in words, for example ``33 <= M <= 64: 32 x 64``."""
+        parts: list[str] = []
+        if self.min_tokens > 1 and self.max_tokens is not None:
+            parts.append(f"{self.min_tokens} <= M <= {self.max_tokens}")
+        elif self.max_tokens is not None:
+            parts.append(f"M <= {self.max_tokens}")
+        elif self.min_tokens > 1:
+            parts.append(f"M >= {self.min_tokens}")
+        if self.tokens_against_experts is not None:
+            parts.append("M <= E" if self.tokens_against_experts == "at_most" else "M > E")
+        if self.above_rows_per_expert is not None:
+            parts.append(f"rows per expert > {self.above_rows_per_expert:g}")
+        if self.up_to_rows_per_expert is not None:
+            parts.append(f"rows per expert <= {self.up_to_rows_per_expert:g}")
+        if self.min_up_columns is not None:
+            parts.append(f"N >= {self.min_up_columns}")
+        if self.min_hidden_size is not None:
+            parts.append(f"K >= {self.min_hidden_size}")
+        return f"{', '.join(parts) or 'any M'}: {self.block_rows} x {self.block_columns}"
+
+
+class TunedShape(Spec):
+    """Block sizes tuned for one expert shape on one device; they win over the rule.
+
+    Attributes
+    ----------
+    devices : tuple of str
+        Names of hardware specs the tuning is for; empty for any.
+    num_experts : int
+        Experts in the weight tensor on one rank [-].
+    width : int
+        Expert width on one rank (last dimension of the second GEMM's weights) [elements].
+    weight_dtypes : tuple of str
+        Storage formats.
+    tokens : tuple of int
+        Keys: the token counts tuned for, in the file's order [rows]. A digest may list only the ends of a run of equal
+        tiles.
+    block_rows : tuple of int
+        Tile of each key [rows].
+    block_columns : tuple of int or None
+        Column tile of each key [columns]; None where the source lists rows only.
+    source : str
+        The file.
+    """
+
+    devices: tuple[str, ...] = ()
+    num_experts: int = Field(gt=0)
+    width: int = Field(gt=0)
+    weight_dtypes: tuple[str, ...]
+    tokens: tuple[int, ...] = Field(min_length=1)
+    block_rows: tuple[int, ...]
+    block_columns: tuple[int, ...] | None = None
+    source: str
+
+    @model_validator(mode="after")
+    def _check_lengths(self) -> Self:
+        _known_dtypes(self.weight_dtypes)
+        lengths = {len(self.tokens), len(self.block_rows), len(self.block_columns or self.tokens)}
+        if len(lengths) > 1:
+            raise ValueError("tokens, block_rows and block_columns must have the same length")
+        if min(self.tokens) < 1 or min(self.block_rows) < 1 or min(self.block_columns or (1,)) < 1:
+            raise ValueError("tokens, block_rows and block_columns must be at least 1")
+        return self
+
+
+class MoEKernel(Spec):
+    """One fused-MoE kernel of a library: its block rule and what it reads again.
+
+    Attributes
+    ----------
+    name : str
+        Key inside the library.
+    library : str
+        Name of the file the kernel is listed in; filled in when the file is read.
+    weight_dtypes : tuple of str
+        Storage formats it serves.
+    versions : str
+        Library versions the rule was read in.
+    selection : str
+        How a block is chosen; see :data:`Selection`.
+    rows : tuple of MoERow
+        For ``selection = "rows"``, in order; the first that holds decides.
+    menu : tuple of int
+        Block heights the other selections choose from, rising [rows].
+    menu_offset : int
+        Steps along the menu from the smallest covering tile, -1 for the next smaller; stops at the menu's ends.
+    fill_limit : float or None
+        For ``occupancy``: a tile is taken when rows per expert / tile is below it [-].
+    double_up_to : int or None
+        For ``next_power_of_two``: whole rows per expert up to which the tile is twice as tall as needed [rows].
+    double_limit : int or None
+        For ``next_power_of_two``: tallest tile of the doubled branch [rows].
+    block_columns : int or None
+        Column tile where no row gives it [columns].
+    expert_basis : {"global", "local"}
+        Rows per expert = M k / E with E all experts, or only those on this rank.
+    grouped : bool
+        For selections other than ``rows``; see :class:`MoERow`.
+    grouped_above_tokens_per_expert : int or None
+        Blocks are grouped whatever the row says once floor(M/E) exceeds this [rows].
+    sparse_path_factor : int or None
+        Each (token, expert) pair gets a block of its own when M k times this is at most E, without expert parallelism.
+    tuned : tuple of TunedShape
+        Shapes with tuned tiles.
+    source : str
+        Public source of the rule.
+    inferred : bool
+        The rule was inferred from measured steps; ``notes`` says which.
+    notes : tuple of str
+        What the rule leaves out, or the evidence of an inferred one.
+    """
+
+    name: str
+    library: str = ""
+    weight_dtypes: tuple[str, ...]
+    versions: str
+    selection: Selection = "rows"
+    rows: tuple[MoERow, ...] = ()
+    menu: tuple[int, ...] = ()
+    menu_offset: int = 0
+    fill_limit: float | None = Field(default=None, gt=0)
+    double_up_to: int | None = Field(default=None, ge=1)
+    double_limit: int | None = Field(default=None, ge=1)
+    block_columns: int | None = Field(default=None, gt=0)
+    expert_basis: Literal["global", "local"] = "global"
+    grouped: bool = False
+    grouped_above_tokens_per_expert: int | None = Field(default=None, ge=1)
+    sparse_path_factor: int | None = Field(default=None, ge=1)
+    tuned: tuple[TunedShape, ...] = ()
+    source: str
+    inferred: bool = False
+    notes: tuple[str, ...] = ()
+
+    @model_validator(mode="after")
+    def _check_itself(self) -> Self:
+        _known_dtypes(self.weight_dtypes)
+        if self.selection == "rows":
+            if not self.rows or self.menu:
+                raise ValueError("selection 'rows' needs rows and no menu")
+        else:
+            if self.rows or not self.menu or self.block_columns is None:
+                raise ValueError(f"selection '{self.selection}' needs a menu and block_columns, and no rows")
+            if list(self.menu) != sorted(set(self.menu)) or self.menu[0] < 1:
+                raise ValueError("menu must rise from at least 1")
+        if (self.selection == "occupancy") != (self.fill_limit is not None):
+            raise ValueError("fill_limit belongs to selection 'occupancy', which needs it")
+        doubling = self.double_up_to is not None and self.double_limit is not None
+        if (self.selection == "next_power_of_two") != doubling:
+            raise ValueError("double_up_to and double_limit belong to selection 'next_power_of_two', which needs both")
+        return self
+
+    @property
+    def key(self) -> str:
+        """``library:kernel``, the name explanations use."""
+        return f"{self.library}:{self.name}" if self.library else self.name
+
+
+def _known_dtypes(names: tuple[str, ...]) -> None:
+    unknown = [name for name in names if name not in ELEMENT_TYPES]
+    if unknown or not names:
+        raise ValueError(f"weight_dtypes {list(names)} must be among {', '.join(ELEMENT_TYPES)}")

@@ -1,0 +1,209 @@
+"""Rows of the published silicon tables that say nothing about the kernel, each kind under a name, with its reason.
+
+The facts behind them are how the package's collector times (six replays of a CUDA graph, mean, clocks free, no L2
+flush) and what its tables show; every filter is counted in the set it was applied to.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from nfp_model.errors import InvalidArgumentError, unknown_name
+from nfp_model.quantities import element_type
+from nfp_model.specs.registry import load_hardware
+from nfp_model.validation.datasets import Exclusion
+from nfp_model.validation.records import BoolArray
+
+SMALLEST_FEATURES = 256
+"""Out and in features below which a GEMM is a launch, not a stream [elements]."""
+
+NON_GATED_EXPERTS = frozenset({(2688, 1856), (1024, 2688), (2048, 5120), (4096, 2688), (8192, 5120)})
+"""(hidden, expert width) of the experts with two matrices; TensorRT-LLM's own kernel label says so for all five."""
+
+DSA_MSA_WITHOUT_GRAPH = (
+    "several-position rows are bound by launches: one sequence costs 4 to 25 times the graph-timed step"
+)
+
+
+@dataclass(frozen=True)
+class RowFilter:
+    """One reason to leave rows out.
+
+    Attributes
+    ----------
+    name : str
+        Under which the rows are counted; pass it in ``keep`` to have them back.
+    reason : str
+        In words.
+    takes : callable
+        Data frame -> mask of the rows it takes.
+    """
+
+    name: str
+    reason: str
+    takes: Callable[[Any], BoolArray]
+
+
+def apply_filters(
+    rows: Any, filters: Sequence[RowFilter], curve_columns: list[str], keep: Iterable[str] = ()
+) -> tuple[Any, dict[str, Exclusion]]:
+    """Take rows out, one filter after the other.
+
+    Parameters
+    ----------
+    rows : DataFrame
+        Rows of one table.
+    filters : sequence of RowFilter
+        In order: a row counts for the first that takes it.
+    curve_columns : list of str
+        Columns that tell curves apart.
+    keep : iterable of str
+        Names of filters not to apply.
+
+    Raises
+    ------
+    UnknownNameError
+        For a name in ``keep`` that no filter of this table has.
+    """
+    names = [f.name for f in filters]
+    for name in keep:
+        if name not in names:
+            raise unknown_name("exclusion of this table", name, names)
+    exclusions = {}
+    for one in filters:
+        if one.name in keep:
+            continue
+        taken = np.broadcast_to(np.asarray(one.takes(rows), dtype=bool), len(rows))
+        if taken.any():
+            curves = len(rows.loc[taken, curve_columns].drop_duplicates())
+            exclusions[one.name] = Exclusion(one.reason, int(taken.sum()), curves)
+            rows = rows[~taken]
+    return rows, exclusions
+
+
+def weight_copies(backend: str, dtype: str, weight_bytes: npt.ArrayLike, l2_bytes: float) -> npt.NDArray[np.float64]:
+    """Copies of the weights the collector cycles through [-], so that L2 does not serve them.
+
+    vLLM 6 for bf16 and fp8, 1 for fp8_block and nvfp4; SGLang 6; TensorRT-LLM min(5, ceil(L2 / W)) (collector of
+    ai-dynamo/aiconfigurator).
+
+    Examples
+    --------
+    >>> weight_copies("trtllm", "bfloat16", [8e6, 20e6, 80e6], 50e6)
+    array([5., 3., 1.])
+    """
+    weights = np.asarray(weight_bytes, dtype=float)
+    if backend == "trtllm":
+        return np.minimum(5.0, np.ceil(l2_bytes / weights))
+    return np.full_like(weights, 1.0 if backend == "vllm" and dtype in ("fp8_block", "nvfp4") else 6.0)
+
+
+def beyond_l2(read_bytes: npt.ArrayLike, gpu: str) -> BoolArray:
+    """Whether a working set is larger than the GPU's L2 cache."""
+    return np.asarray(read_bytes, dtype=float) > _l2_bytes(gpu)
+
+
+def gemm_filters(gpu: str, backend: str, version: str, max_tokens: int) -> list[RowFilter]:
+    """Filters of GEMM tables; ``weight_dtype`` is a column of the rows."""
+    l2 = _l2_bytes(gpu)
+
+    def resident(rows: Any) -> BoolArray:
+        taken = np.zeros(len(rows), dtype=bool)
+        for dtype in rows["weight_dtype"].unique():
+            here = (rows["weight_dtype"] == dtype).to_numpy()
+            weights = rows["n"].to_numpy(float) * rows["k"].to_numpy(float) * element_type(dtype).bytes
+            taken |= here & (weight_copies(backend, dtype, weights, l2) * weights < 2 * l2)
+        return taken
+
+    def of_dtype(dtype: str, applies: bool) -> Callable[[Any], BoolArray]:
+        return lambda rows: (rows["weight_dtype"] == dtype).to_numpy() & applies
+
+    multi_modal = (gpu, backend, version) == ("b200_sxm", "vllm", "0.24.0")
+    return [
+        _too_many_tokens("m", max_tokens),
+        RowFilter(
+            "narrow",
+            f"fewer than {SMALLEST_FEATURES} out or in features",
+            lambda rows: (rows["n"] < SMALLEST_FEATURES) | (rows["k"] < SMALLEST_FEATURES),
+        ),
+        RowFilter(
+            "timed_without_graph",
+            "vLLM fp8_block is timed without a CUDA graph: 55 us and more of launch time",
+            of_dtype("fp8_block", backend == "vllm"),
+        ),
+        RowFilter(
+            "multi_modal", "B200 vLLM 0.24 fp8 jumps between two latencies 2x apart", of_dtype("fp8", multi_modal)
+        ),
+        RowFilter("l2_resident", "the weight copies cycled through are smaller than twice the L2 cache", resident),
+    ]
+
+
+def moe_filters(gpu: str, backend: str, max_tokens: int) -> list[RowFilter]:
+    """Filters of fused-MoE tables."""
+    hopper_vllm = backend == "vllm" and gpu in ("h100_sxm5", "h200_sxm")
+    return [
+        _too_many_tokens("num_tokens", max_tokens),
+        RowFilter(
+            "one_token_from_l2",
+            "L40S at one token: the few experts touched stay in its 96 MB L2 between replays",
+            lambda rows: (rows["num_tokens"] == 1) & (gpu == "l40s"),
+        ),
+        RowFilter(
+            "falls_with_tokens",
+            "fp8 through FlashInfer CUTLASS on H100 and H200: latency falls as tokens rise",
+            lambda rows: (
+                (rows["weight_dtype"] == "fp8") & rows["kernel_source"].str.contains("flashinfer_cutlass") & hopper_vllm
+            ),
+        ),
+    ]
+
+
+def module_filters(gpu: str, backend: str, family: str, min_context: int) -> list[RowFilter]:
+    """Filters of attention-module tables over several query positions."""
+    blackwell = gpu in ("b200_sxm", "b300_sxm", "gb200", "gb300")
+    launches = {("sglang", "dsa"), ("sglang", "msa"), ("vllm", "dsa")} | ({("trtllm", "msa")} if blackwell else set())
+    return [
+        RowFilter(
+            "short_cache",
+            f"fewer than {min_context} cached tokens: prefill, not decode",
+            lambda rows: rows["step"] < min_context,
+        ),
+        RowFilter(
+            "timed_without_graph",
+            DSA_MSA_WITHOUT_GRAPH,
+            lambda rows: np.full(len(rows), (backend, family) in launches),
+        ),
+    ]
+
+
+def collective_filters() -> list[RowFilter]:
+    """Filters of all-reduce tables."""
+    return [
+        RowFilter(
+            "eager_launch",
+            "timed without a CUDA graph: 20 us and more of launch time",
+            lambda rows: rows["kernel_source"].str.endswith("_eager"),
+        )
+    ]
+
+
+def _too_many_tokens(column: str, max_tokens: int) -> RowFilter:
+    if max_tokens < 1:
+        raise InvalidArgumentError(f"max_tokens must be at least 1, got {max_tokens!r}")
+    return RowFilter(
+        "above_max_tokens",
+        f"more than {max_tokens} tokens, beyond the near-free region",
+        lambda r: r[column] > max_tokens,
+    )
+
+
+def _l2_bytes(gpu: str) -> float:
+    size = load_hardware(gpu).l2_bytes
+    if size is None:
+        raise InvalidArgumentError(f"the spec of {gpu} states no l2_bytes, which the filters of its tables need")
+    return size

@@ -1,0 +1,286 @@
+"""Block rules against the switch points their sources state, and counts against brute force over routings."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from nfp_model.errors import SpecError
+from nfp_model.kernels.moe import moe_blocks, moe_counts, moe_edges, moe_row
+from nfp_model.operators import FusedMoE
+from nfp_model.specs.hardware import HardwareSpec
+from nfp_model.specs.kernel_library import all_libraries, load_kernel
+from nfp_model.specs.moe_kernel import MoEKernel
+from nfp_model.specs.registry import load_hardware
+
+H100, H200, A100, B200, L40S = (load_hardware(name) for name in ("h100", "h200", "a100", "b200_sxm", "l40s"))
+VLLM = "triton_moe_vllm:default_16bit_fp8_int8"
+VLLM_BLOCK = "triton_moe_vllm:default_fp8_block"
+GEN = "trtllm_gen_moe:untuned"
+
+
+def kernel(key: str) -> MoEKernel:
+    found = load_kernel(key)
+    assert isinstance(found, MoEKernel)
+    return found
+
+
+def mixtral(**changes: Any) -> FusedMoE:
+    return FusedMoE(4096, 14336, 8, 2, **changes)
+
+
+def qwen(**changes: Any) -> FusedMoE:
+    return FusedMoE(2048, 768, 128, 8, **changes)
+
+
+def block_rows(key: str, hardware: HardwareSpec, operator: FusedMoE, tokens: list[int]) -> list[int]:
+    rows: list[int] = moe_blocks(kernel(key), hardware, operator, np.array(tokens)).rows.tolist()
+    return rows
+
+
+def block_shapes(
+    key: str, operator: FusedMoE, tokens: list[int], hardware: HardwareSpec = H100
+) -> list[tuple[int, int]]:
+    blocks = moe_blocks(kernel(key), hardware, operator, np.array(tokens))
+    return list(zip(blocks.rows.tolist(), blocks.columns.tolist(), strict=True))
+
+
+def test_vllm_default_switches_where_get_default_config_says() -> None:
+    # vLLM 0.33.0 fused_moe.py, get_default_config: T <= 32, 64, 96, 512, above.
+    tokens = [1, 32, 33, 64, 65, 96, 97, 512, 513]
+    expected = [(16, 64)] * 2 + [(32, 64)] * 2 + [(32, 128)] * 2 + [(64, 128)] * 2 + [(128, 128)]
+    assert block_shapes(VLLM, mixtral(), tokens) == expected
+
+
+def test_vllm_fp8_block_switches_where_get_default_config_says() -> None:
+    operator = FusedMoE(7168, 2048, 256, 8, "fp8_block")
+    assert block_shapes(VLLM_BLOCK, operator, [8, 9, 64, 65]) == [(16, 64), (16, 128), (16, 128), (64, 128)]
+    grouped = moe_blocks(kernel(VLLM_BLOCK), H100, operator, np.array([16, 17])).grouped
+    assert grouped.tolist() == [False, True]
+
+
+def test_vllm_groups_blocks_above_128_tokens_per_expert() -> None:
+    # GROUP_SIZE_M = 16 when floor(T / E) > 128: with 8 experts from T = 1032 on.
+    grouped = moe_blocks(kernel(VLLM), H100, mixtral(), np.array([1024, 1031, 1032])).grouped
+    assert grouped.tolist() == [False, False, True]
+
+
+def test_vllm_wna16_switches() -> None:
+    operator = FusedMoE(2048, 768, 128, 8, "int4")
+    key = "triton_moe_vllm:default_wna16"
+    assert block_shapes(key, operator, [1, 2, 20, 21, 40, 41]) == [
+        (16, 32),
+        (16, 64),
+        (16, 64),
+        (32, 64),
+        (32, 64),
+        (64, 64),
+    ]
+
+
+def test_sglang_switches_at_the_number_of_experts() -> None:
+    # SGLang 0.5.23 get_default_config: 16 x 32 up to T = E, 64 x 64 above; E is that of the rank.
+    key = "triton_moe_sglang:default_16bit"
+    assert block_shapes(key, mixtral(), [8, 9]) == [(16, 32), (64, 64)]
+    assert block_shapes(key, qwen(expert_parallel=4), [32, 33]) == [(16, 32), (64, 64)]
+    fp8 = qwen(weight_dtype="fp8")
+    assert block_shapes("triton_moe_sglang:default_fp8", fp8, [128, 129]) == [(64, 128), (128, 256)]
+    assert block_shapes("triton_moe_sglang_small_smem:default_fp8", fp8, [128, 129], L40S) == [(32, 64), (64, 128)]
+
+
+def test_trtllm_gen_untuned_takes_one_tile_below_the_covering_one() -> None:
+    # FlashInfer selectDefaultTileN: the smallest of (one down, centre, two up); at least 8, at most 64.
+    loads = {1: 8, 8: 8, 9: 8, 16: 8, 17: 16, 32: 16, 33: 32, 64: 32, 65: 64, 128: 64, 129: 64, 4000: 64}
+    operator = FusedMoE(2048, 768, 128, 1)
+    assert block_rows(GEN, B200, operator, [128 * load for load in loads]) == list(loads.values())
+    assert block_rows(GEN, B200, qwen(), [256, 257, 512, 513]) == [8, 16, 16, 32]
+
+
+def test_trtllm_gen_divides_by_local_experts() -> None:
+    assert block_rows(GEN, B200, qwen(), [256]) == [8]
+    assert block_rows(GEN, B200, qwen(expert_parallel=8), [256]) == [64]
+
+
+def test_marlin_takes_the_first_block_filled_below_nine_tenths() -> None:
+    # vLLM fused_marlin_moe: T k / (E b) < 0.9 for b in 8, 16, 32, 48, 64.
+    operator = FusedMoE(2048, 768, 10, 1, "int4")
+    tokens = [71, 72, 143, 144, 287, 288, 431, 432, 5000]
+    assert block_rows("marlin_moe:marlin", H100, operator, tokens) == [8, 16, 16, 32, 32, 48, 48, 64, 64]
+
+
+def test_triton_kernels_doubles_the_block_on_purpose() -> None:
+    # opt_flags.py: t = max(1, floor(rows / E)); t <= 64: clamp(nextpow2(2t), 16, 64), else clamp(nextpow2(t), 16, 128).
+    operator = FusedMoE(2880, 2880, 128, 4, "mxfp4")
+    per_expert = [1, 8, 9, 16, 17, 32, 64, 65, 128, 500]
+    got = block_rows("triton_kernels_moe:ragged", H100, operator, [32 * t for t in per_expert])
+    assert got == [16, 16, 32, 32, 64, 64, 64, 128, 128, 128]
+
+
+def test_deepgemm_and_cutlass_rules() -> None:
+    operator = FusedMoE(7168, 2048, 256, 8, "fp8_block")
+    assert set(block_rows("deepgemm_moe_sm90:contiguous", H100, operator, [1, 1000, 9000])) == {128}
+    assert block_rows("deepgemm_moe_sm100:contiguous", B200, operator, [1024, 1025, 3200, 9000]) == [32, 64, 128, 128]
+    mega = [int(32 * edge) + extra for edge in (8.5, 16.5, 32.5, 64.5, 96.5) for extra in (0, 1)]
+    mx = FusedMoE(7168, 2048, 256, 8, "mxfp4")
+    assert block_rows("deepgemm_moe_sm100:mega_moe", B200, mx, mega) == [16, 32, 32, 64, 64, 96, 96, 128, 128, 192]
+    wide, deep = FusedMoE(4096, 14336, 8, 2, "fp8"), FusedMoE(8192, 1024, 8, 2, "fp8")
+    assert block_shapes("cutlass_moe_sm90:grouped_fp8", wide, [64, 65]) == [(16, 128), (64, 128)]
+    assert block_shapes("cutlass_moe_sm90:grouped_fp8", deep, [65]) == [(128, 128)]
+    assert block_shapes("cutlass_moe_sm90:grouped_fp8", qwen(weight_dtype="fp8"), [65]) == [(64, 256)]
+
+
+@pytest.mark.parametrize(("experts", "top_k", "last"), [(128, 8, 4), (256, 8, 8), (512, 10, 12), (8, 2, 1)])
+def test_sparse_path_range(experts: int, top_k: int, last: int) -> None:
+    # vLLM skips alignment while T k x 4 <= E: T <= 4, 8, 12; one token of Mixtral; never under expert parallelism.
+    operator = FusedMoE(2048, 640, experts, top_k)
+    sparse = moe_blocks(kernel(VLLM), H100, operator, np.arange(1, 40)).sparse
+    assert np.count_nonzero(sparse) == last
+    counts = moe_counts(kernel(VLLM), H100, operator, np.arange(1, last + 1))
+    assert counts.row_blocks.tolist() == [top_k * tokens for tokens in range(1, last + 1)]
+    parallel = FusedMoE(2048, 640, experts, top_k, expert_parallel=2)
+    assert not moe_blocks(kernel(VLLM), H100, parallel, np.arange(1, 40)).sparse.any()
+
+
+def test_mixtral_on_h100_steps_between_256_and_320_tokens() -> None:
+    # Public timings (aiconfigurator, vLLM 0.24.0, bf16, balanced): 1065 -> 1844 us from 256 to 320 tokens on H100.
+    counts = moe_counts(kernel(VLLM), H100, mixtral(routing="balanced"), np.array([256, 320, 512]))
+    assert counts.row_blocks.tolist() == [8, 16, 16]
+    assert counts.rereads_up.all()
+    assert counts.rereads_down.all()
+
+
+def test_mixtral_on_h200_runs_the_shipped_tuned_file() -> None:
+    # E=8,N=14336,device_name=NVIDIA_H200.json: 128-row blocks from the 256 key on, so no step there (753 -> 798 us).
+    counts = moe_counts(kernel(VLLM), H200, mixtral(routing="balanced"), np.array([256, 320, 512]))
+    assert counts.block_rows.tolist() == [128, 128, 128]
+    assert counts.row_blocks.tolist() == [8, 8, 8]
+    assert not counts.rereads_up.any()
+    row = moe_row(kernel(VLLM), H200, mixtral(), 256)
+    assert "E=8,N=14336,device_name=NVIDIA_H200.json" in row.source
+
+
+def test_weights_that_fit_in_l2_are_not_read_again() -> None:
+    # One Qwen3-30B-A3B expert is 6.3 + 3.1 MB against 50 MB of L2.
+    counts = moe_counts(kernel(VLLM), H100, qwen(), np.array([256]))
+    assert not counts.rereads_up.any()
+
+
+def test_mixtral_on_b200_steps_where_the_tile_is_outgrown() -> None:
+    # Public timings (aiconfigurator, vLLM 0.24.0 TRT-LLM-gen): steps after 32, 512 and 1024 tokens, flat between.
+    counts = moe_counts(
+        kernel(GEN), B200, mixtral(routing="balanced"), np.array([32, 48, 64, 128, 256, 512, 768, 1024])
+    )
+    assert counts.row_blocks.tolist() == [8, 16, 16, 16, 16, 16, 24, 32]
+    assert counts.rereads_up.all()
+
+
+def test_tuned_lookup_is_the_nearest_key() -> None:
+    # Keys 96 and 128 of E=8,N=7168 on A100 both give 32 rows, 256 gives 64: the switch is past the midpoint 192.
+    operator = mixtral(tensor_parallel=2)
+    assert block_rows(VLLM, A100, operator, [191, 192, 193]) == [32, 32, 64]
+
+
+def _random_loads(seed: int, experts: int, top_k: int, tokens: int) -> np.ndarray:
+    rng = np.random.default_rng(seed)
+    chosen = rng.random((tokens, experts)).argpartition(top_k - 1, axis=1)[:, :top_k]
+    return np.bincount(chosen.ravel(), minlength=experts)
+
+
+@given(st.integers(0, 10**6), st.integers(1, 300), st.sampled_from([(8, 2), (64, 6), (128, 8)]))
+@settings(max_examples=60, deadline=None)
+def test_padded_rows_stay_below_the_alignment_bound(seed: int, tokens: int, shape: tuple[int, int]) -> None:
+    # moe_align_block_size: rows after padding <= top_k T + E (BLOCK_M - 1); brute force over a random routing.
+    experts, top_k = shape
+    operator = FusedMoE(2048, 640, experts, top_k)
+    block = block_rows(VLLM, H100, operator, [tokens])[0]
+    loads = _random_loads(seed, experts, top_k, tokens)
+    padded = (-(-loads // block) * block).sum()
+    expected = moe_counts(kernel(VLLM), H100, operator, np.array([tokens]))
+    bound = top_k * tokens + experts * (block - 1)
+    assert padded <= bound
+    if not moe_blocks(kernel(VLLM), H100, operator, np.array([tokens])).sparse[0]:
+        assert expected.row_blocks[0] * block <= bound + 1e-6
+
+
+def test_expected_blocks_are_the_mean_over_random_routings() -> None:
+    operator, tokens = FusedMoE(2048, 640, 8, 2), 250
+    block = block_rows(VLLM, H100, operator, [tokens])[0]
+    draws = np.array([(-(-_random_loads(seed, 8, 2, tokens) // block)).sum() for seed in range(400)])
+    expected = moe_counts(kernel(VLLM), H100, operator, np.array([tokens])).row_blocks[0]
+    assert abs(expected - draws.mean()) < 4 * draws.std() / np.sqrt(draws.size) + 1e-6
+
+
+MOE_KERNELS = [(library.name, found.name) for library in all_libraries() for found in library.moe]
+
+
+@pytest.mark.parametrize(("library", "name"), MOE_KERNELS)
+@given(
+    st.sampled_from([(4096, 14336, 8, 2), (2048, 768, 128, 8), (7168, 2048, 256, 8)]),
+    st.sampled_from(["uniform", "balanced"]),
+    st.integers(1, 3000),
+)
+@settings(max_examples=8, deadline=None)
+def test_edges_are_complete(
+    library: str, name: str, shape: tuple[int, int, int, int], routing: str, limit: int
+) -> None:
+    rule = kernel(f"{library}:{name}")
+    operator = FusedMoE(*shape, weight_dtype=rule.weight_dtypes[0], routing=routing)
+    edges = moe_edges(rule, H100, operator, limit)
+    assert edges[0] == 1
+    assert (np.diff(edges) > 0).all()
+    rows = np.arange(1, limit + 1)
+    left = edges[np.searchsorted(edges, rows, side="right") - 1]
+    here, there = moe_blocks(rule, H100, operator, rows), moe_blocks(rule, H100, operator, left)
+    for field in ("rows", "columns", "grouped", "sparse"):
+        assert (getattr(here, field) == getattr(there, field)).all()
+    if routing == "balanced":
+        counts, at_left = moe_counts(rule, H100, operator, rows), moe_counts(rule, H100, operator, left)
+        assert (counts.row_blocks == at_left.row_blocks).all()
+        assert (counts.experts_touched == at_left.experts_touched).all()
+
+
+@pytest.mark.parametrize(("library", "name"), MOE_KERNELS)
+def test_every_kernel_row_names_its_source_and_covers_all_rows(library: str, name: str) -> None:
+    rule = kernel(f"{library}:{name}")
+    operator = FusedMoE(4096, 2048, 64, 6, weight_dtype=rule.weight_dtypes[0])
+    for tokens in (1, 7, 64, 65, 1000, 100_000):
+        row = moe_row(rule, H100, operator, tokens)
+        assert row.in_range
+        assert row.source
+        assert row.kernel == f"{library}:{name}"
+        assert " x " in row.rule
+    assert rule.versions
+    assert not rule.inferred or rule.notes
+
+
+def test_rows_outside_every_condition_are_flagged() -> None:
+    data = {"name": "short", "weight_dtypes": ["bfloat16"], "versions": "x", "source": "a test"}
+    rule = MoEKernel.from_mapping(
+        {**data, "rows": [{"max_tokens": 10, "block_rows": 16, "block_columns": 64, "source": "t"}]}
+    )
+    assert moe_row(rule, H100, mixtral(), 10).in_range
+    assert not moe_row(rule, H100, mixtral(), 11).in_range
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({}, "selection 'rows' needs rows and no menu"),
+        (
+            {"selection": "occupancy", "menu": [8, 16], "block_columns": 64},
+            "fill_limit belongs to selection 'occupancy'",
+        ),
+        ({"selection": "smallest_covering", "menu": [16, 8], "block_columns": 64}, "menu must rise from at least 1"),
+        ({"selection": "smallest_covering", "menu": [8]}, "needs a menu and block_columns, and no rows"),
+        ({"weight_dtypes": ["fp7"]}, "must be among float32"),
+        ({"rowz": []}, "unknown key 'rowz'; did you mean 'rows'"),
+    ],
+)
+def test_malformed_kernels_are_refused(changes: dict[str, Any], message: str) -> None:
+    data = {"name": "bad", "weight_dtypes": ["bfloat16"], "versions": "x", "source": "a test", **changes}
+    with pytest.raises(SpecError, match=message):
+        MoEKernel.from_mapping(data)

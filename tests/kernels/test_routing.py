@@ -1,0 +1,177 @@
+"""Experts touched, rows and row blocks against published values, Monte Carlo and brute force."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from nfp_model.errors import InvalidArgumentError
+from nfp_model.kernels.counts import FloatArray
+from nfp_model.kernels.power_law import power_law_loads
+from nfp_model.kernels.routing import experts_touched, routed_rows, row_blocks
+from nfp_model.workload import Routing
+
+UNIFORM, BALANCED = Routing.parse("uniform"), Routing.parse("balanced")
+TOKENS = [1, 2, 4, 8, 16, 32, 64, 128, 256]
+
+# N(t) = E (1 - (1 - K/E)^t): MoESD, arXiv 2505.19645, equation 8; one decimal, hence the tolerance of .05.
+MOESD = {
+    (8, 2): [2.0, 3.5, 5.5, 7.2, 7.9, 8.0, 8.0, 8.0, 8.0],
+    (64, 6): [6.0, 11.4, 20.8, 34.9, 50.8, 61.3, 63.9, 64.0, 64.0],
+    (64, 8): [8.0, 15.0, 26.5, 42.0, 56.4, 63.1, 64.0, 64.0, 64.0],
+    (32, 4): [4.0, 7.5, 13.2, 21.0, 28.2, 31.6, 32.0, 32.0, 32.0],
+    (128, 4): [4.0, 7.9, 15.3, 28.7, 51.0, 81.7, 111.2, 125.8, 128.0],
+    (128, 8): [8.0, 15.5, 29.1, 51.6, 82.4, 111.8, 125.9, 128.0, 128.0],
+    (256, 8): [8.0, 15.8, 30.5, 57.4, 102.0, 163.3, 222.4, 251.6, 255.9],
+    (384, 8): [8.0, 15.8, 31.0, 59.5, 109.8, 188.2, 284.2, 358.1, 382.2],
+    (512, 10): [10.0, 19.8, 38.8, 74.7, 138.6, 239.6, 367.1, 471.0, 508.7],
+}
+
+
+@pytest.mark.parametrize(("experts", "top_k"), MOESD)
+def test_uniform_matches_moesd_equation_8(experts: int, top_k: int) -> None:
+    got = experts_touched(UNIFORM, experts, top_k, TOKENS)
+    np.testing.assert_allclose(got, MOESD[experts, top_k], atol=0.0501)
+
+
+def test_sixteen_tokens_of_a_128_expert_top8_layer_touch_82() -> None:
+    # Footnote of the opportunistic-expert-activation paper: 16 tokens, k = 8, N = 128 -> 82 experts.
+    assert int(experts_touched(UNIFORM, 128, 8, [16])[0]) == 82
+
+
+def test_saturation_at_256_experts_depends_on_routing() -> None:
+    # 32 tokens, k = 8: balanced routing touches all 256, uniform 163 (MoESD, equation 8), skewed loads fewer still.
+    assert experts_touched(BALANCED, 256, 8, [32])[0] == 256
+    assert round(experts_touched(UNIFORM, 256, 8, [32])[0]) == 163
+    for exponent in (1.01, 1.2):
+        assert 90 <= experts_touched(Routing("power_law", exponent), 256, 8, [32])[0] <= 130
+
+
+def _draw_uniform(rng: np.random.Generator, experts: int, top_k: int, tokens: int) -> np.ndarray:
+    chosen = rng.random((tokens, experts)).argpartition(top_k, axis=1)[:, :top_k]
+    return np.bincount(chosen.ravel(), minlength=experts)
+
+
+@pytest.mark.parametrize(
+    ("experts", "top_k", "tokens", "block"),
+    [(8, 2, 40, 16), (64, 8, 100, 16), (128, 8, 300, 16), (128, 8, 64, 8), (256, 8, 700, 64)],
+)
+def test_uniform_blocks_match_monte_carlo(experts: int, top_k: int, tokens: int, block: int) -> None:
+    rng = np.random.default_rng(20260529)
+    draws = np.array([(-(-_draw_uniform(rng, experts, top_k, tokens) // block)).sum() for _ in range(300)])
+    # Four standard errors of the mean: a correct value fails once in 16 000 seeds, and the seed is fixed.
+    tolerance = 4 * draws.std() / np.sqrt(draws.size) + 1e-6
+    assert abs(row_blocks(UNIFORM, experts, top_k, [tokens], block)[0] - draws.mean()) < tolerance
+
+
+def test_histogram_matches_monte_carlo() -> None:
+    # Top-1 choices drawn from the histogram itself.
+    shares = np.arange(1.0, 17.0)
+    routing, rng = Routing.parse(list(shares)), np.random.default_rng(7)
+    draws = rng.multinomial(90, shares / shares.sum(), size=4000)
+    blocks, touched = (-(-draws // 8)).sum(axis=1), (draws > 0).sum(axis=1)
+    assert abs(row_blocks(routing, 16, 1, [90], 8)[0] - blocks.mean()) < 4 * blocks.std() / np.sqrt(4000)
+    assert abs(experts_touched(routing, 16, 1, [90])[0] - touched.mean()) < 4 * touched.std() / np.sqrt(4000)
+
+
+@given(st.integers(1, 600), st.sampled_from([8, 16, 64]), st.sampled_from([1, 2, 4]))
+def test_equal_shares_are_uniform_routing(tokens: int, block: int, ranks: int) -> None:
+    flat = Routing.parse([3.0] * 64)
+    for function, extra in ((routed_rows, ()), (experts_touched, ()), (row_blocks, (block,))):
+        got = function(flat, 64, 6, [tokens], *extra, ranks)
+        np.testing.assert_allclose(got, function(UNIFORM, 64, 6, [tokens], *extra, ranks), rtol=1e-12)
+
+
+def test_a_share_above_one_over_k_takes_every_token_once() -> None:
+    # Expert 0 has 90 % of the load, yet a token can pick it only once: the other seven share the second pick.
+    skewed = Routing.parse([90.0] + [10.0 / 7] * 7)
+    assert experts_touched(skewed, 8, 2, [1])[0] == pytest.approx(2.0)
+    assert routed_rows(skewed, 8, 2, [10])[0] == pytest.approx(20.0)
+
+
+@given(
+    st.sampled_from(["uniform", "balanced", "power_law:1.01", "power_law:1.2"]),
+    st.sampled_from([(8, 2), (64, 6), (128, 8), (256, 8)]),
+    st.lists(st.integers(1, 5000), min_size=1, max_size=8),
+    st.sampled_from([8, 16, 64, 128]),
+    st.sampled_from([1, 2, 8]),
+)
+@settings(max_examples=150, deadline=None)
+def test_counts_are_consistent(text: str, shape: tuple[int, int], tokens: list[int], block: int, ranks: int) -> None:
+    routing, (experts, top_k) = Routing.parse(text), shape
+    rows = routed_rows(routing, experts, top_k, tokens, ranks)
+    touched = experts_touched(routing, experts, top_k, tokens, ranks)
+    blocks = row_blocks(routing, experts, top_k, tokens, block, ranks)
+    slack = 1e-9 * (1 + rows) + (text == "balanced")  # balanced ranks round the pairs up to whole rows
+    assert (touched <= np.minimum(experts / ranks, rows) + slack).all()
+    assert (blocks >= touched - slack).all()
+    assert (blocks >= rows / block - slack).all()
+    # Padded rows: n <= sum of ceil(n_e / b) b <= n + touched (b - 1).
+    assert (blocks * block <= rows + touched * (block - 1) + slack * block).all()
+    if ranks == 1:
+        np.testing.assert_allclose(rows, np.array(tokens) * top_k, rtol=1e-12)
+
+
+@given(st.integers(1, 900), st.sampled_from([4, 16]), st.sampled_from([1, 2, 4]))
+def test_balanced_matches_round_robin(tokens: int, block: int, ranks: int) -> None:
+    experts, top_k = 16, 4
+    local = experts // ranks
+    pairs = -(-tokens * top_k // ranks)
+    loads = np.bincount(np.arange(pairs) % local, minlength=local)
+    assert row_blocks(BALANCED, experts, top_k, [tokens], block, ranks)[0] == (-(-loads // block)).sum()
+    assert experts_touched(BALANCED, experts, top_k, [tokens], ranks)[0] == (loads > 0).sum()
+
+
+@given(st.floats(0.5, 2.0), st.sampled_from([(8, 2), (128, 8), (256, 8)]), st.integers(1, 3000))
+@settings(deadline=None)
+def test_power_law_loads_are_a_legal_routing(exponent: float, shape: tuple[int, int], tokens: int) -> None:
+    loads = power_law_loads(exponent, *shape, tokens)
+    assert loads.sum() == tokens * shape[1]
+    assert loads.max() <= tokens
+    assert loads.min() >= 0
+
+
+def _draw_power_law(rng: np.random.Generator, exponent: float, experts: int, top_k: int, tokens: int) -> FloatArray:
+    """One draw of the sampler whose quantiles the expected histogram takes; loads left fractional."""
+    low, high = (1.0, 0.8 * tokens) if tokens * top_k > experts else (0.01, 2.0)
+    power = 1.0 - exponent
+    loads = (low**power + rng.random(experts) * (high**power - low**power)) ** (1.0 / power)
+    return loads * tokens * top_k / loads.sum()
+
+
+@pytest.mark.parametrize(("exponent", "tokens"), [(1.01, 64), (1.2, 128), (1.2, 512), (1.01, 1024)])
+def test_power_law_blocks_match_monte_carlo(exponent: float, tokens: int) -> None:
+    experts, top_k, block = 128, 8, 16
+    rng = np.random.default_rng(3)
+    draws = [
+        (-(-np.minimum(np.rint(_draw_power_law(rng, exponent, experts, top_k, tokens)), tokens) // block)).sum()
+        for _ in range(400)
+    ]
+    got = row_blocks(Routing("power_law", exponent), experts, top_k, [tokens], block)[0]
+    # 6 %: one histogram at the quantiles stands in for the mean over draws, whose sums fluctuate.
+    assert got == pytest.approx(np.mean(draws), rel=0.06)
+
+
+@pytest.mark.parametrize("ranks", [4, 8])
+def test_power_law_heaviest_rank_matches_monte_carlo(ranks: int) -> None:
+    experts, top_k, tokens, exponent = 256, 8, 512, 1.01
+    rng = np.random.default_rng(5)
+    heaviest = [
+        _draw_power_law(rng, exponent, experts, top_k, tokens).reshape(ranks, -1).sum(axis=1).max() for _ in range(2000)
+    ]
+    got = routed_rows(Routing("power_law", exponent), experts, top_k, [tokens], ranks)[0]
+    # 6 %: a normal law stands in for the sum of skewed loads; dealing experts out evenly would miss by 20 %.
+    assert got == pytest.approx(np.mean(heaviest), rel=0.06)
+
+
+def test_refusals_name_what_is_allowed() -> None:
+    with pytest.raises(InvalidArgumentError, match="top_k 9 and expert_parallel 1 must fit 8 experts"):
+        experts_touched(UNIFORM, 8, 9, [1])
+    with pytest.raises(InvalidArgumentError, match="tokens and block_rows must be at least 1"):
+        row_blocks(UNIFORM, 8, 2, [0], 16)
+    with pytest.raises(InvalidArgumentError, match="histogram has 3 shares for 8 experts"):
+        experts_touched(Routing.parse([1.0, 1.0, 1.0]), 8, 2, [1])
+    with pytest.raises(InvalidArgumentError, match="gives rows to 1 experts, top_k is 2"):
+        experts_touched(Routing.parse([1.0] + [0.0] * 7), 8, 2, [1])
