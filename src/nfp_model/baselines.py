@@ -35,7 +35,11 @@ def idle_work(use: OperatorUse, hardware: HardwareSpec, workload: Workload, base
     if isinstance(operator, FusedMoE):
         rows = workload.batch_size
         touched = experts_touched(
-            operator.load_routing, operator.num_experts, operator.top_k, np.array([rows * baseline]), operator.expert_parallel
+            operator.load_routing,
+            operator.num_experts,
+            operator.top_k,
+            np.array([rows * baseline]),
+            operator.expert_parallel,
         )
         flop = operator.flop_per_routed_row * operator.top_k * rows / operator.expert_parallel
         peak = hardware.peak(operator.weight_dtype, operator.activation_dtype)

@@ -8,9 +8,10 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
-from nfp_model.cost.latency import BoundOperator, FloatArray, IntArray
+from nfp_model.cost.latency import BoundOperator
 from nfp_model.errors import InvalidArgumentError
 from nfp_model.kernels.capture import pad_to_capture
+from nfp_model.kernels.counts import FloatArray, IntArray
 from nfp_model.operators import Module, OperatorUse
 from nfp_model.workload import Workload
 
@@ -43,7 +44,9 @@ class LatencyCurve:
     seconds: FloatArray
     parts: dict[str, FloatArray] = field(default_factory=dict)
     modules: dict[str, Module] = field(default_factory=dict)
-    refine: Callable[[IntArray, tuple[str, ...] | None], FloatArray] | None = field(default=None, compare=False, repr=False)
+    refine: Callable[[IntArray, tuple[str, ...] | None], FloatArray] | None = field(
+        default=None, compare=False, repr=False
+    )
 
     @classmethod
     def measured(cls, positions: npt.ArrayLike, seconds: npt.ArrayLike) -> LatencyCurve:
@@ -160,7 +163,6 @@ class BoundForward:
             marks += [steps, steps - 1]
         every = np.unique(np.concatenate(marks))
         return every[(every >= first) & (every <= last)]
-
 
     def _parts(self, positions: IntArray, names: tuple[str, ...] | None = None) -> list[tuple[str, FloatArray]]:
         return [

@@ -56,7 +56,15 @@ _TYPES = (
 ELEMENT_TYPES: dict[str, ElementType] = {t.name: t for t in _TYPES}
 """Every storage format the library knows, by name."""
 
-_ALIASES = {"bf16": "bfloat16", "fp16": "float16", "half": "float16", "fp32": "float32", "float": "float32", "e4m3": "fp8", "fp4": "nvfp4"}
+_ALIASES = {
+    "bf16": "bfloat16",
+    "fp16": "float16",
+    "half": "float16",
+    "fp32": "float32",
+    "float": "float32",
+    "e4m3": "fp8",
+    "fp4": "nvfp4",
+}
 
 
 def element_type(name: str) -> ElementType:

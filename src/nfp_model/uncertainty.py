@@ -7,8 +7,9 @@ from dataclasses import replace
 import numpy as np
 
 from nfp_model.boundary import Boundary, near_free_boundary
-from nfp_model.cost.latency import BoundOperator, FloatArray, IntArray
+from nfp_model.cost.latency import BoundOperator
 from nfp_model.curve import BoundForward, LatencyCurve
+from nfp_model.kernels.counts import FloatArray, IntArray
 
 Z80 = 1.2815515655446004
 """Half-width of a central 80 % interval of the normal distribution, in standard deviations [-]."""
@@ -60,7 +61,10 @@ def ratio_deviation(forward: BoundForward, positions: IntArray, baseline: int) -
     operator is taken as a property of its shape, and grows with the logarithm of the distance from the baseline.
     """
     grid = np.concatenate([[baseline], positions]).astype(np.int64)
-    seconds = [use.count * bound.seconds(forward.tokens(use, grid)) for use, bound in zip(forward.uses, forward.bound, strict=True)]
+    seconds = [
+        use.count * bound.seconds(forward.tokens(use, grid))
+        for use, bound in zip(forward.uses, forward.bound, strict=True)
+    ]
     total = np.sum(seconds, axis=0)
     variance = np.zeros(positions.size)
     for use, bound, part in zip(forward.uses, forward.bound, seconds, strict=True):

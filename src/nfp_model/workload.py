@@ -123,7 +123,9 @@ class Workload:
         if min(lengths) < 0:
             raise InvalidArgumentError(f"context_length must be at least 0, got {min(lengths)}")
         if isinstance(self.context_length, tuple) and len(lengths) != self.batch_size:
-            raise InvalidArgumentError(f"context_length lists {len(lengths)} sequences, batch_size is {self.batch_size}")
+            raise InvalidArgumentError(
+                f"context_length lists {len(lengths)} sequences, batch_size is {self.batch_size}"
+            )
         if self.decode_mode not in ("verify", "block"):
             raise unknown_name("decode_mode", self.decode_mode, ["verify", "block"])
         for name in ("weight_dtype", "kv_dtype"):

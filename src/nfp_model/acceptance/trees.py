@@ -22,7 +22,7 @@ def require_ranks(rates: Sequence[float]) -> None:
         Naming the rates.
     """
     require_rates("rank acceptance rates", rates)
-    if any(after > before for before, after in pairwise(rates)):
+    if any(after > before + 1e-9 for before, after in pairwise(rates)):
         raise InvalidArgumentError(f"rank acceptance rates must not rise with the rank, got {list(rates)}")
     if sum(rates) > 1 + 1e-9:
         raise InvalidArgumentError(

@@ -59,7 +59,9 @@ def choose_backend(hardware: HardwareSpec, operators: Iterable[Operator], backen
     check_backend(backend)
     if backend is not None:
         return backend
-    wanted = {(operator_kind(op), operator_dtype(op)) for op in operators if isinstance(op, Gemm | FusedMoE | Attention)}
+    wanted = {
+        (operator_kind(op), operator_dtype(op)) for op in operators if isinstance(op, Gemm | FusedMoE | Attention)
+    }
     best, covered = "uncalibrated", 0
     for name in BACKENDS:
         calibration = load_calibration(hardware.name, name)

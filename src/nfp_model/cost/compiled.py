@@ -23,6 +23,10 @@ _PER_TIME = {"bandwidth", "peak"}
 _TIMES = {name for name, info in SYMBOLS.items() if info.unit == "s"}
 
 
+_NAMES = {"sqrt": np.sqrt, "square": np.square}
+"""All a compiled equation calls; SymPy's own "numpy" namespace would import every NumPy submodule."""
+
+
 class _FastPowers(NumPyPrinter):  # type: ignore[misc]
     """Powers of two and their roots as squares and square roots: several times faster than ``pow``."""
 
@@ -36,8 +40,8 @@ class _FastPowers(NumPyPrinter):  # type: ignore[misc]
         return str(super()._print_Pow(expr, rational=rational))
 
     def _nested(self, function: str, base: Any, times: int) -> str:
-        name = self._module_format(function)
-        return f"{name}(" * times + self._print(base) + ")" * times
+        name = str(self._module_format(function))
+        return f"{name}(" * times + str(self._print(base)) + ")" * times
 
 
 @cache
@@ -63,7 +67,7 @@ def compiled(kind: str, term: str | None = None) -> tuple[tuple[str, ...], Calla
     by_symbol = {info.symbol: name for name, info in SYMBOLS.items()}
     arguments = sorted(expression.free_symbols, key=lambda symbol: symbol.name)
     printer = _FastPowers({"fully_qualified_modules": False, "inline": True, "allow_unknown_functions": False})
-    function = sp.lambdify(arguments, expression, modules="numpy", printer=printer, cse=True)
+    function = sp.lambdify(arguments, expression, modules=[_NAMES], printer=printer, cse=True)
     return tuple(by_symbol[symbol] for symbol in arguments), function
 
 

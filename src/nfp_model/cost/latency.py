@@ -285,7 +285,10 @@ def useful_matrix_seconds(bound: BoundOperator, tokens: IntArray) -> FloatArray:
     if isinstance(constants, StreamConstants):
         return np.zeros(tokens.size)
     if isinstance(operator, Gemm):
-        flop, peak = operator.flop_per_row * tokens, bound.hardware.peak(operator.weight_dtype, operator.activation_dtype)
+        flop, peak = (
+            operator.flop_per_row * tokens,
+            bound.hardware.peak(operator.weight_dtype, operator.activation_dtype),
+        )
     elif isinstance(operator, FusedMoE):
         share = operator.top_k / operator.expert_parallel
         flop, peak = operator.flop_per_routed_row * share * tokens, bound.hardware.peak(operator.weight_dtype)

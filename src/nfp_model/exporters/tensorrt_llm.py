@@ -29,7 +29,7 @@ VERSIONS: dict[str, str] = {
 DecodingType = Literal["Eagle3", "MTP", "PARD", "DFlash", "Draft_Target", "SA", "NGram", "DSpark"]
 _DYNAMIC: dict[str, tuple[str, ...]] = {
     "upper": ("Eagle3", "MTP", "PARD", "DFlash", "Draft_Target", "SA"),
-    "lower": ("Eagle3",),
+    "lower": ("Eagle3", "Draft_Target", "NGram"),
 }
 _WITHOUT_DRAFT_MODEL = ("MTP", "SA", "NGram")
 
@@ -266,6 +266,8 @@ def _notes(schedule: DraftSchedule, dialect: Dialect) -> tuple[str, ...]:
     notes = [f"a release that takes keys for {other} bounds reads another schedule from the same file, often silently"]
     if any(r.drafts == 0 for r in schedule.ranges):
         notes.append("some builds draft one token where the schedule says 0")
+    if dialect == "lower":
+        notes.append("whether an older release runs the table for Eagle3 in one-model mode is not established")
     if dialect == "upper" and schedule.ranges[-1].drafts > 0:
         notes.append(f"nothing is drafted above batch {schedule.max_batch_size}")
     return tuple(notes)

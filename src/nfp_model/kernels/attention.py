@@ -24,7 +24,9 @@ TRTLLM_GEN_REDUCTION_COST = (1.0, 1.03, 1.08, 1.2, 1.32)
 """Tiles of TRT-LLM-gen and their relative cost per key and per KV split [-] (flashinfer ``trtllm/fmha/fmhaKernels.cuh``)."""
 
 
-def attention_counts(kernel: AttentionKernel, hardware: HardwareSpec, operator: Attention, positions: IntArray) -> AttentionCounts:
+def attention_counts(
+    kernel: AttentionKernel, hardware: HardwareSpec, operator: Attention, positions: IntArray
+) -> AttentionCounts:
     """Tiles, splits and waves of decode attention over query positions per sequence.
 
     With g query heads per KV head, N positions and a tile of t rows, tiles per (sequence, KV head) are::
@@ -81,7 +83,7 @@ def attention_row(kernel: AttentionKernel, hardware: HardwareSpec, operator: Att
     >>> from nfp_model.specs.kernel_library import load_kernel
     >>> fa2 = load_kernel("fa2_sm80:paged_varlen")
     >>> attention_row(fa2, load_hardware("a100"), Attention(32, 8, 128, 4096), 2).rule
-    '2 <= N: tile 64, packing none, KV split none'
+    '2 <= N, d <= 128: tile 64, packing none, KV split none'
     """
     whole = _whole_positions(kernel, operator, np.array([positions]))
     index, found = _rows(kernel, hardware.sm_count, operator, whole)
@@ -90,7 +92,9 @@ def attention_row(kernel: AttentionKernel, hardware: HardwareSpec, operator: Att
     return KernelRow(kernel.key, row.label, row.source or kernel.source, inferred=kernel.inferred, in_range=inside)
 
 
-def attention_edges(kernel: AttentionKernel, hardware: HardwareSpec, operator: Attention, max_positions: int) -> IntArray:
+def attention_edges(
+    kernel: AttentionKernel, hardware: HardwareSpec, operator: Attention, max_positions: int
+) -> IntArray:
     """Left edges: every N up to ``max_positions`` at which a count, or a CTA's number of 128-key steps, changes; 1 among them.
 
     ``keys`` itself grows by one with every position and is no step.
@@ -117,7 +121,16 @@ def _edges(kernel: AttentionKernel, sm_count: int, operator: Attention, max_posi
     counts = _counts(kernel, sm_count, operator, whole, index)
     steps = serial_steps(counts.keys, counts.splits)
     stacked = np.stack(
-        [counts.tile_rows, counts.query_tiles, counts.splits, counts.ctas_per_kv, counts.resident, counts.waves, counts.kv_reads, steps]
+        [
+            counts.tile_rows,
+            counts.query_tiles,
+            counts.splits,
+            counts.ctas_per_kv,
+            counts.resident,
+            counts.waves,
+            counts.kv_reads,
+            steps,
+        ]
     )
     changed = np.any(stacked[:, 1:] != stacked[:, :-1], axis=0)
     edges = np.concatenate([[1], np.flatnonzero(changed) + 2]).astype(np.int64)
@@ -128,7 +141,9 @@ def _edges(kernel: AttentionKernel, sm_count: int, operator: Attention, max_posi
 def _whole_positions(kernel: AttentionKernel, operator: Attention, positions: npt.ArrayLike) -> IntArray:
     if kernel.latent != operator.latent:
         kinds = {True: "MLA in its absorbed form", False: "ordinary attention"}
-        raise UnsupportedError(f"kernel {kernel.key} serves {kinds[kernel.latent]}, the operator is {kinds[operator.latent]}")
+        raise UnsupportedError(
+            f"kernel {kernel.key} serves {kinds[kernel.latent]}, the operator is {kinds[operator.latent]}"
+        )
     whole = np.atleast_1d(np.asarray(positions, dtype=np.int64))
     if whole.size and int(whole.min()) < 1:
         raise InvalidArgumentError(f"query positions must be at least 1, got {int(whole.min())}")
@@ -154,7 +169,8 @@ def _holds(row: AttentionRow, sm_count: int, operator: Attention, positions: Int
     )
     if not fits:
         return np.zeros(positions.shape, dtype=bool)
-    packed = positions * operator.group_size
+    longest = positions if row.packed_length == "own" else (positions - 1) * operator.batch_size + 1
+    packed = longest * operator.group_size
     holds = (positions >= row.min_positions) & (packed >= row.min_packed)
     if row.max_positions is not None:
         holds &= positions <= row.max_positions
@@ -217,17 +233,23 @@ def _query_tiles(row: AttentionRow, operator: Attention, positions: IntArray, ti
     if row.packing == "free":
         return ceil_div(positions * group, tile_rows)
     if row.packing == "aligned":
-        return ceil_div(positions, np.maximum(floor_div(tile_rows, group), 1.0)) * ceil_div(group, np.maximum(tile_rows, 1.0))
+        return ceil_div(positions, np.maximum(floor_div(tile_rows, group), 1.0)) * ceil_div(
+            group, np.maximum(tile_rows, 1.0)
+        )
     if row.packing == "heads":
         return positions * ceil_div(group, tile_rows)
     return group * ceil_div(positions, tile_rows)
 
 
-def _split_case(row: AttentionRow, sm_count: int, operator: Attention, tiles: FloatArray, keys: FloatArray) -> SplitCase:
+def _split_case(
+    row: AttentionRow, sm_count: int, operator: Attention, tiles: FloatArray, keys: FloatArray
+) -> SplitCase:
     return SplitCase(tiles, keys, operator.batch_size, operator.num_kv_heads, sm_count, row.kv_block, row.max_splits)
 
 
-def _trtllm_gen_tiles(row: AttentionRow, sm_count: int, operator: Attention, positions: IntArray, keys: FloatArray) -> FloatArray:
+def _trtllm_gen_tiles(
+    row: AttentionRow, sm_count: int, operator: Attention, positions: IntArray, keys: FloatArray
+) -> FloatArray:
     """The smallest tile that holds N g rows; with several positions and half the SMs idle, the cheapest tile of at least g.
 
     Cost = waves x [c(tile) keys per CTA + r(tile) 128 splits], with the factors the library states

@@ -28,7 +28,9 @@ class Layout(NamedTuple):
     cluster_columns: int
 
 
-def deepgemm_tiles(rule: str, sm_count: int, operator: Gemm, rows: IntArray) -> tuple[IntArray, IntArray, IntArray, IntArray]:
+def deepgemm_tiles(
+    rule: str, sm_count: int, operator: Gemm, rows: IntArray
+) -> tuple[IntArray, IntArray, IntArray, IntArray]:
     """Token tile, output tile and cluster (tokens, outputs) DeepGEMM picks at each M.
 
     Parameters
@@ -134,7 +136,9 @@ def _sm100(sm_count: int, out_features: int, in_features: int, rows: IntArray) -
 
 
 @lru_cache(maxsize=512)
-def _sm100_layouts(out_features: int, in_features: int, sm_count: int) -> tuple[tuple[int, int, int, int, int, int], ...]:
+def _sm100_layouts(
+    out_features: int, in_features: int, sm_count: int
+) -> tuple[tuple[int, int, int, int, int, int], ...]:
     """Candidates (bm, bn, cluster along rows and columns, lowest and highest M) in order: ``sm100.hpp``, ``get_layout_candidates``.
 
     Without swapped operands the block's rows follow from M; with them they run from 16 to 256 against 128 output columns.

@@ -120,7 +120,9 @@ def gemm_row(kernel: GemmKernel, hardware: HardwareSpec, operator: Gemm, rows: i
         row = kernel.rows[int(index[0])]
         rule, source, inside = row.label, row.source or source, inside and bool(found[0])
     else:
-        tile_rows, tile_columns, cluster_rows, cluster_columns = (int(part[0]) for part in _tiles(kernel, hardware.sm_count, operator, at))
+        tile_rows, tile_columns, cluster_rows, cluster_columns = (
+            int(part[0]) for part in _tiles(kernel, hardware.sm_count, operator, at)
+        )
         cluster = "" if cluster_rows * cluster_columns == 1 else f", cluster {cluster_rows} x {cluster_columns}"
         rule = f"best score at T = {rows}: {tile_rows} x {tile_columns}{cluster}"
     return KernelRow(kernel.key, rule, source, inferred=kernel.inferred, in_range=inside)
@@ -204,7 +206,11 @@ def _menu_key(kernel: GemmKernel, hardware: HardwareSpec, operator: Gemm) -> Men
 def _entries(key: MenuKey) -> list[tuple[int, int, int]]:
     """All (bm, bn, s) of a menu; fewer splits first, then larger tiles, so that ties keep the simpler entry."""
     entries = [
-        (bm, bn, s) for s in sorted(key.splits) for bm in key.token_tiles for bn in key.output_tiles if bm * bn <= key.max_tile_area
+        (bm, bn, s)
+        for s in sorted(key.splits)
+        for bm in key.token_tiles
+        for bn in key.output_tiles
+        if bm * bn <= key.max_tile_area
     ]
     return sorted(entries, key=lambda entry: (entry[2], -entry[0] * entry[1]))
 
@@ -270,7 +276,9 @@ def _menu_counts(kernel: GemmKernel, hardware: HardwareSpec, operator: Gemm, row
     )
 
 
-def _tiles(kernel: GemmKernel, sm_count: int, operator: Gemm, rows: IntArray) -> tuple[IntArray, IntArray, IntArray, IntArray]:
+def _tiles(
+    kernel: GemmKernel, sm_count: int, operator: Gemm, rows: IntArray
+) -> tuple[IntArray, IntArray, IntArray, IntArray]:
     """Per M: token tile, output tile, cluster along tokens and along outputs."""
     if kernel.selection != "dispatch":
         return deepgemm_tiles(kernel.selection, sm_count, operator, rows)
@@ -291,7 +299,10 @@ def _dispatch(
 
 def _holds(row: GemmRow, sm_count: int, operator: Gemm, rows: IntArray) -> npt.NDArray[np.bool_]:
     n, k = operator.out_features, operator.in_features
-    if not (row.min_out_features <= n <= (row.max_out_features or n) and row.min_in_features <= k <= (row.max_in_features or k)):
+    if not (
+        row.min_out_features <= n <= (row.max_out_features or n)
+        and row.min_in_features <= k <= (row.max_in_features or k)
+    ):
         return np.zeros(rows.shape, dtype=bool)
     holds = rows >= row.min_rows
     if row.max_rows is not None:

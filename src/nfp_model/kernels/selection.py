@@ -6,7 +6,14 @@ from nfp_model.operators import Attention, FusedMoE, Gemm
 from nfp_model.specs.attention_kernel import AttentionKernel, AttentionRow
 from nfp_model.specs.gemm_kernel import GemmKernel
 from nfp_model.specs.hardware import HardwareSpec
-from nfp_model.specs.kernel_library import DefaultRow, EngineDefaults, OperatorKind, engine_names, load_engine, load_kernel
+from nfp_model.specs.kernel_library import (
+    DefaultRow,
+    EngineDefaults,
+    OperatorKind,
+    engine_names,
+    load_engine,
+    load_kernel,
+)
 from nfp_model.specs.moe_kernel import MoEKernel
 
 ENGINE_ORDER = ("vllm", "sglang", "trtllm", "torch")
@@ -137,7 +144,9 @@ def kernel_key(hardware: HardwareSpec, backend: str | None, operator: Gemm | Fus
     return f"{hardware.name}:default_tile" if row is None else row.kernel
 
 
-def default_row(hardware: HardwareSpec, backend: str | None, operator: Gemm | FusedMoE | Attention) -> DefaultRow | None:
+def default_row(
+    hardware: HardwareSpec, backend: str | None, operator: Gemm | FusedMoE | Attention
+) -> DefaultRow | None:
     """The row of an engine's defaults that decides, with its source; None where no engine has a rule for this case."""
     if backend is None or backend == UNCALIBRATED:
         known = engine_names()
@@ -151,10 +160,16 @@ def default_row(hardware: HardwareSpec, backend: str | None, operator: Gemm | Fu
     return None
 
 
-def _first_row(engine: EngineDefaults, hardware: HardwareSpec, operator: Gemm | FusedMoE | Attention) -> DefaultRow | None:
+def _first_row(
+    engine: EngineDefaults, hardware: HardwareSpec, operator: Gemm | FusedMoE | Attention
+) -> DefaultRow | None:
     kind = _kind(operator)
     for row in engine.rows:
-        if row.operator == kind and hardware.architecture in (row.architectures or (hardware.architecture,)) and _fits(row, operator):
+        if (
+            row.operator == kind
+            and hardware.architecture in (row.architectures or (hardware.architecture,))
+            and _fits(row, operator)
+        ):
             return row
     return None
 
@@ -179,7 +194,10 @@ def _fits(row: DefaultRow, operator: Gemm | FusedMoE | Attention) -> bool:
         )
     if operator.weight_dtype not in (row.weight_dtypes or (operator.weight_dtype,)):
         return False
-    return not isinstance(operator, FusedMoE) or row.expert_parallel in (None, operator.expert_parallel > 1)
+    if isinstance(operator, FusedMoE):
+        return row.expert_parallel in (None, operator.expert_parallel > 1)
+    multiple = row.features_multiple_of or 1
+    return operator.out_features % multiple == 0 and operator.in_features % multiple == 0
 
 
 __all__ = ["default_row", "kernel_key", "select_attention", "select_gemm", "select_moe"]

@@ -69,7 +69,9 @@ def forward_operators(model: ModelSpec, workload: Workload) -> tuple[OperatorUse
                 uses += _dense_operators(model, group, ffn, workload)
     norms = model.num_layers * model.norms_per_layer + 1
     uses.append(OperatorUse("norms", "elementwise", _rows(4 * model.hidden_size), norms, "rank_rows"))
-    head = Gemm(_shard_up(model.vocab_size, workload.tensor_parallel), model.hidden_size, _dtype(model, None, "head", workload))
+    head = Gemm(
+        _shard_up(model.vocab_size, workload.tensor_parallel), model.hidden_size, _dtype(model, None, "head", workload)
+    )
     uses.append(OperatorUse("lm_head", "head", head, 1, "rank_rows"))
     return tuple(_merged(uses))
 
@@ -152,7 +154,9 @@ def _softmax(model: ModelSpec, group: LayerGroup, part: SoftmaxAttention, worklo
     ranks, hidden, count = workload.tensor_parallel, model.hidden_size, group.count
     heads = _shard(model, "query heads", part.num_query_heads, ranks)
     if part.num_kv_heads % ranks and ranks % part.num_kv_heads:
-        raise UnsupportedError(f"{model.title}: {part.num_kv_heads} KV heads neither divide nor replicate over {ranks} ranks")
+        raise UnsupportedError(
+            f"{model.title}: {part.num_kv_heads} KV heads neither divide nor replicate over {ranks} ranks"
+        )
     kv_heads = max(1, part.num_kv_heads // ranks)
     queries, output = heads * part.head_dim, heads * part.values_dim
     keys, values = kv_heads * part.head_dim, 0 if part.shared_kv else kv_heads * part.values_dim
@@ -166,7 +170,9 @@ def _softmax(model: ModelSpec, group: LayerGroup, part: SoftmaxAttention, worklo
     # Rotary reads and writes queries and keys; the cache write reads keys and values and stores them.
     rotary = _rows(2 * (queries + keys) + 2 * (keys + values), launches=1 if part.qk_norm == "none" else 2)
     return [
-        OperatorUse("qkv_proj", "projections", Gemm(queries + gate + keys + values, hidden, weights), count, "rank_rows"),
+        OperatorUse(
+            "qkv_proj", "projections", Gemm(queries + gate + keys + values, hidden, weights), count, "rank_rows"
+        ),
         OperatorUse("rotary_and_cache", "elementwise", rotary, count, "rank_rows"),
         OperatorUse("attention", "attention", attention, count, "positions"),
         OperatorUse("o_proj", "projections", Gemm(hidden, output, weights), count, "rank_rows"),
@@ -183,8 +189,12 @@ def _latent(model: ModelSpec, group: LayerGroup, part: LatentAttention, workload
     query_width = heads * (part.nope_head_dim + part.rope_head_dim)
     latent = part.latent_rank + part.rope_head_dim
     uses = [
-        OperatorUse("qkv_a_proj", "projections", Gemm((part.query_rank or 0) + latent, hidden, weights), count, "rank_rows"),
-        OperatorUse("q_b_proj", "projections", Gemm(query_width, part.query_rank or hidden, weights), count, "rank_rows"),
+        OperatorUse(
+            "qkv_a_proj", "projections", Gemm((part.query_rank or 0) + latent, hidden, weights), count, "rank_rows"
+        ),
+        OperatorUse(
+            "q_b_proj", "projections", Gemm(query_width, part.query_rank or hidden, weights), count, "rank_rows"
+        ),
         OperatorUse(
             "absorb_k", "projections", Gemm(heads * part.latent_rank, part.nope_head_dim, absorbed), count, "rank_rows"
         ),
@@ -235,7 +245,9 @@ def _linear(model: ModelSpec, group: LayerGroup, part: LinearAttention, workload
         flop_per_row=6.0 * value_heads * part.key_head_dim * part.value_head_dim,
     )
     return [
-        OperatorUse("in_proj", "projections", Gemm(convolved + values + 2 * value_heads, hidden, weights), count, "rank_rows"),
+        OperatorUse(
+            "in_proj", "projections", Gemm(convolved + values + 2 * value_heads, hidden, weights), count, "rank_rows"
+        ),
         OperatorUse("convolution", "elementwise", _rows(2 * convolved), count, "rank_rows"),
         OperatorUse("linear_scan", "attention", scan, count, "rank_rows"),
         OperatorUse("gated_norm", "elementwise", _rows(3 * values), count, "rank_rows"),
@@ -249,7 +261,9 @@ def _dense_operators(model: ModelSpec, group: LayerGroup, ffn: DenseFFN, workloa
     columns = width * (2 if ffn.gated else 1)
     hidden, count = model.hidden_size, group.count
     return [
-        OperatorUse("gate_up_proj" if ffn.gated else "up_proj", "dense_ffn", Gemm(columns, hidden, weights), count, "rank_rows"),
+        OperatorUse(
+            "gate_up_proj" if ffn.gated else "up_proj", "dense_ffn", Gemm(columns, hidden, weights), count, "rank_rows"
+        ),
         OperatorUse("activation", "dense_ffn", _rows(columns + width), count, "rank_rows"),
         OperatorUse("down_proj", "dense_ffn", Gemm(hidden, width, weights), count, "rank_rows"),
         *_all_reduce(model, group, workload),
@@ -308,7 +322,9 @@ def cache_bytes(model: ModelSpec, workload: Workload) -> float:
         if isinstance(use.operator, Attention):
             op = use.operator
             lengths = op.context_lengths
-            tokens = sum(op.keys_before(length) for length in lengths) / len(lengths) if op.window else workload.mean_context
+            tokens = (
+                sum(op.keys_before(length) for length in lengths) / len(lengths) if op.window else workload.mean_context
+            )
             total += use.count * op.batch_size * op.cache_bytes_per_token * tokens
         elif isinstance(use.operator, LinearScan):
             total += use.count * use.operator.state_bytes / 2

@@ -108,7 +108,9 @@ class FusedMoE:
         if self.top_k > self.num_experts:
             raise InvalidArgumentError(f"top_k {self.top_k} exceeds num_experts {self.num_experts}")
         if self.num_experts % self.expert_parallel:
-            raise InvalidArgumentError(f"expert_parallel {self.expert_parallel} does not divide {self.num_experts} experts")
+            raise InvalidArgumentError(
+                f"expert_parallel {self.expert_parallel} does not divide {self.num_experts} experts"
+            )
         if self.intermediate_size % self.tensor_parallel:
             raise InvalidArgumentError(
                 f"tensor_parallel {self.tensor_parallel} does not divide the expert width {self.intermediate_size}"
@@ -341,4 +343,3 @@ class OperatorUse:
     operator: Operator
     count: int
     axis: Literal["rows", "positions", "rank_rows"] = "rows"
-

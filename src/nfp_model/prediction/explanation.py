@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from nfp_model.boundary import Boundary
-from nfp_model.cost.latency import BoundOperator, FloatArray
+from nfp_model.cost.latency import BoundOperator
 from nfp_model.kernels.attention import attention_counts
-from nfp_model.kernels.counts import KernelRow
+from nfp_model.kernels.counts import FloatArray, KernelRow
 from nfp_model.operators import Attention, FusedMoE, Gemm, Module, OperatorUse
 from nfp_model.specs.attention_kernel import AttentionKernel
 
@@ -125,7 +125,9 @@ def operator_reports(prediction: Prediction) -> tuple[OperatorReport, ...]:
     """A report on every operator at the prediction's baseline and exit."""
     forward = prediction.forward
     grid = np.array([prediction.baseline, exit_position(prediction.boundary)], dtype=np.int64)
-    return tuple(_report(use, bound, forward.tokens(use, grid)) for use, bound in zip(forward.uses, forward.bound, strict=True))
+    return tuple(
+        _report(use, bound, forward.tokens(use, grid)) for use, bound in zip(forward.uses, forward.bound, strict=True)
+    )
 
 
 def exit_position(boundary: Boundary) -> int:
@@ -221,7 +223,10 @@ def _moe_mechanism(use: OperatorUse, bound: BoundOperator, tokens: np.ndarray, p
     if end["experts_touched"] > 1.01 * start["experts_touched"]:
         touched = f"{end['experts_touched']:.1f} instead of {start['experts_touched']:.1f} touched"
         return "experts", f"{use.name}: {touched} {_where(past)}"
-    return "reread", f"{use.name}: weights are read again for further {end['tile_rows']:.0f}-row blocks at {tokens[2]} tokens"
+    return (
+        "reread",
+        f"{use.name}: weights are read again for further {end['tile_rows']:.0f}-row blocks at {tokens[2]} tokens",
+    )
 
 
 def _gemm_mechanism(use: OperatorUse, bound: BoundOperator, tokens: np.ndarray, seconds: FloatArray) -> tuple[str, str]:
@@ -236,7 +241,10 @@ def _gemm_mechanism(use: OperatorUse, bound: BoundOperator, tokens: np.ndarray, 
         tiles = f"{before['tile_rows']:.0f} x {before['tile_columns']:.0f} to {end['tile_rows']:.0f} x {end['tile_columns']:.0f}"
         return "tile", f"{use.name} changes tile from {tiles} at {tokens[2]} rows"
     if terms["matrix"][2] > terms["memory"][2]:
-        return "matrix", f"{use.name} becomes compute-bound: matrix time overtakes the weight stream by {tokens[2]} rows"
+        return (
+            "matrix",
+            f"{use.name} becomes compute-bound: matrix time overtakes the weight stream by {tokens[2]} rows",
+        )
     if terms["chain"][2] > max(terms["memory"][2], terms["matrix"][2]):
         return "chain", f"{use.name}: the serial chain of {end['waves']:.1f} waves at {tokens[2]} rows"
     return "matrix", f"{use.name}: matrix time of {tokens[2]} rows no longer hides under the weight stream"
@@ -251,9 +259,15 @@ def _attention_mechanism(
     if terms["matrix"][2] > max(terms["memory"][2], terms["chain"][2]):
         return "matrix", f"{use.name} becomes compute-bound {_where(past)}"
     if counts.splits[2] < counts.splits[0]:
-        return "kv_splits", f"{use.name}: {counts.splits[2]:.0f} instead of {counts.splits[0]:.0f} KV splits {_where(past)}"
+        return (
+            "kv_splits",
+            f"{use.name}: {counts.splits[2]:.0f} instead of {counts.splits[0]:.0f} KV splits {_where(past)}",
+        )
     if counts.waves[2] > counts.waves[0]:
-        return "wave", f"{use.name}: {counts.waves[2]:.0f} waves of query tiles instead of {counts.waves[0]:.0f} {_where(past)}"
+        return (
+            "wave",
+            f"{use.name}: {counts.waves[2]:.0f} waves of query tiles instead of {counts.waves[0]:.0f} {_where(past)}",
+        )
     return "tile", f"{use.name}: query tiles of {counts.tile_rows[2]:.0f} rows {_where(past)}"
 
 

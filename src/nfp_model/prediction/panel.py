@@ -83,11 +83,21 @@ def _factor(value: float, censored: bool) -> str:
     return f"{'<= ' if censored else ''}{value:.3g}x"
 
 
-_MODULE_HEAD = ("module", "share", "NFP", "idle-compute", "over-pred.", "memory slack", "granularity", "latency", "binding")
+_MODULE_HEAD = (
+    "module",
+    "share",
+    "NFP",
+    "idle-compute",
+    "over-pred.",
+    "memory slack",
+    "granularity",
+    "latency",
+    "binding",
+)
 
 
 def _module_rows(prediction: Prediction) -> list[tuple[str, ...]]:
-    rows = []
+    rows: list[tuple[str, ...]] = []
     for name, module in prediction.modules.items():
         idle = module.idle_compute_nfp > module.boundary.baseline
         rows.append(
@@ -108,7 +118,9 @@ def _module_rows(prediction: Prediction) -> list[tuple[str, ...]]:
 
 def _table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> list[str]:
     widths = [max(len(row[i]) for row in [head, *rows]) for i in range(len(head))]
-    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in [head, *rows]]
+    lines = [
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in [head, *rows]
+    ]
     return [lines[0], "-" * max(len(line) for line in lines), *lines[1:]]
 
 
@@ -148,7 +160,8 @@ def _source_lines(prediction: Prediction) -> list[str]:
     rows = [row for report in prediction.operators for row in (report.kernel, report.kernel_at_exit) if row is not None]
     sources = dict.fromkeys(f"  {row.kernel}: {row.source}" for row in rows)
     fits = dict.fromkeys(
-        f"  constants of {bound.fit.operator} ({bound.calibration}): {bound.fit.data}" for bound in prediction.forward.bound
+        f"  constants of {bound.fit.operator} ({bound.calibration}): {bound.fit.data}"
+        for bound in prediction.forward.bound
     )
     return [*sources, *fits]
 

@@ -12,9 +12,9 @@ import numpy.typing as npt
 
 from nfp_model.boundary import near_free_boundary
 from nfp_model.cost.binding import bind, check_backend, choose_backend
-from nfp_model.cost.latency import FloatArray
 from nfp_model.curve import BoundForward, LatencyCurve
 from nfp_model.errors import InvalidArgumentError, MemoryCapacityError, require_positive, require_positive_int
+from nfp_model.kernels.counts import FloatArray
 from nfp_model.operators import Operator, forward_operators
 from nfp_model.prediction.result import Prediction, saturated_positions
 from nfp_model.specs.hardware import HardwareSpec
@@ -113,7 +113,9 @@ def predict_nfp(
     forward = bind_forward(spec, architecture, workload, backend)
     curve = forward.curve(forward.edges(first, max_positions))
     boundary = near_free_boundary(curve, tolerance, first)
-    prediction = Prediction(spec, architecture, workload, forward, curve, boundary, _warnings(spec, architecture, forward, backend))
+    prediction = Prediction(
+        spec, architecture, workload, forward, curve, boundary, _warnings(spec, architecture, forward, backend)
+    )
     return _checked_memory(prediction, strict_memory)
 
 
@@ -138,7 +140,9 @@ def _baseline(model: ModelSpec, workload: Workload, baseline: int | str, max_pos
     return first
 
 
-def bind_forward(hardware: HardwareSpec, model: ModelSpec, workload: Workload, backend: str | None = None) -> BoundForward:
+def bind_forward(
+    hardware: HardwareSpec, model: ModelSpec, workload: Workload, backend: str | None = None
+) -> BoundForward:
     """The forward's operators with kernel rules and constants.
 
     Parameters
@@ -154,17 +158,19 @@ def bind_forward(hardware: HardwareSpec, model: ModelSpec, workload: Workload, b
     return BoundForward(uses, tuple(bind(hardware, use.operator, chosen) for use in uses), workload, chosen)
 
 
-def _warnings(
-    hardware: HardwareSpec, model: ModelSpec, forward: BoundForward, asked: str | None
-) -> tuple[str, ...]:
+def _warnings(hardware: HardwareSpec, model: ModelSpec, forward: BoundForward, asked: str | None) -> tuple[str, ...]:
     found: list[str] = []
     kernels = [bound for bound in forward.bound if bound.kernel is not None]
     loose = sorted({bound.fit.operator for bound in kernels if bound.calibration.startswith("uncalibrated")})
     if loose:
         asked_for = f" for backend {forward.backend}" if asked not in (None, "uncalibrated") else ""
-        found.append(f"uncalibrated{asked_for}: {', '.join(loose)} on {hardware.title} use general constants; the band is wide")
+        found.append(
+            f"uncalibrated{asked_for}: {', '.join(loose)} on {hardware.title} use general constants; the band is wide"
+        )
     if model.diffusion is None and forward.workload.decode_mode == "block":
-        found.append(f"{model.title} is not a diffusion model; block mode assumes bidirectional attention among the new positions")
+        found.append(
+            f"{model.title} is not a diffusion model; block mode assumes bidirectional attention among the new positions"
+        )
     if model.diffusion is not None and not model.diffusion.cached:
         found.append(f"{model.title} keeps no exact KV cache; the cached context stands for an approximate block cache")
     return tuple(found)

@@ -11,8 +11,8 @@ import numpy.typing as npt
 
 from nfp_model.baselines import idle_compute_positions
 from nfp_model.boundary import Boundary, near_free_boundary, saturated_baseline
-from nfp_model.cost.latency import FloatArray
 from nfp_model.curve import BoundForward, LatencyCurve
+from nfp_model.kernels.counts import FloatArray
 from nfp_model.operators import MODULES, Module, cache_bytes, weight_bytes
 from nfp_model.specs.hardware import HardwareSpec
 from nfp_model.specs.model import ModelSpec, MoEFFN

@@ -29,7 +29,9 @@ class AttentionRow(Spec):
     min_positions, max_positions : int or None
         Query positions N per sequence, ends included [positions].
     min_packed, max_packed : int or None
-        N x g, ends included [rows].
+        Packed query length, ends included [rows]; see ``packed_length``.
+    packed_length : {"own", "graph_worst"}
+        N g of one sequence, or the longest one a captured graph of B N rows may hold, (B N - B + 1) g.
     min_group, max_group : int or None
         GQA group size g (all query heads for MLA) [heads].
     min_head_dim, max_head_dim : int or None
@@ -62,6 +64,7 @@ class AttentionRow(Spec):
     max_positions: int | None = Field(default=None, ge=1)
     min_packed: int = Field(default=1, ge=1)
     max_packed: int | None = Field(default=None, ge=1)
+    packed_length: Literal["own", "graph_worst"] = "own"
     min_group: int = Field(default=1, ge=1)
     max_group: int | None = Field(default=None, ge=1)
     min_head_dim: int = Field(default=1, ge=1)
@@ -95,7 +98,9 @@ class AttentionRow(Spec):
             elif low > 1 or high is not None:
                 parts.append((f"{low} <= " if low > 1 else "") + name + (f" <= {high}" if high is not None else ""))
         where = ", ".join(parts) or "any N"
-        tile = {"fixed": str(self.tile_rows), "group": "g"}.get(self.tile_rule, f"{self.tile_rule.replace('_', ' ')} rule")
+        tile = {"fixed": str(self.tile_rows), "group": "g"}.get(
+            self.tile_rule, f"{self.tile_rule.replace('_', ' ')} rule"
+        )
         return f"{where}: tile {tile}, packing {self.packing}, KV split {self.split_rule}"
 
 

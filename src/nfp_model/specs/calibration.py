@@ -272,7 +272,9 @@ def uncalibrated(generation: str | None = None) -> Calibration:
     files = _calibration_files(spec_files("calibrations"))
     path = files.get(f"uncalibrated.without_{generation}") or files.get("uncalibrated")
     if path is None:
-        raise SpecError("no uncalibrated constants found (hardware_specs/calibrations/uncalibrated.toml); reinstall nfp-model")
+        raise SpecError(
+            "no uncalibrated constants found (hardware_specs/calibrations/uncalibrated.toml); reinstall nfp-model"
+        )
     return load_spec(Calibration, "calibrations", path)
 
 

@@ -137,7 +137,9 @@ class GemmKernel(Spec):
         if unknown:
             raise ValueError(f"unknown weight data type '{min(unknown)}'; allowed: {', '.join(ELEMENT_TYPES)}")
         if (self.selection == "menu") != bool(self.token_tiles and self.output_tiles):
-            raise ValueError(f"kernel '{self.name}': token_tiles and output_tiles belong to selection 'menu', and it needs both")
+            raise ValueError(
+                f"kernel '{self.name}': token_tiles and output_tiles belong to selection 'menu', and it needs both"
+            )
         if (self.selection == "dispatch") != bool(self.rows):
             raise ValueError(f"kernel '{self.name}': rows belong to selection 'dispatch', and it needs at least one")
         return self

@@ -18,6 +18,10 @@ from nfp_model.specs.model import ModelSpec
 from nfp_model.specs.quantization import Quantization, group_dtype, read_quantization
 
 _LEFT_OUT = {"vision_config": "vision tower", "audio_config": "audio tower"}
+_COMMON = (
+    "max_position_embeddings", "num_key_value_heads", "head_dim", "tie_word_embeddings", "dtype", "torch_dtype",
+    "attention_bias", "mlp_bias", "sliding_window", "quantization_config",
+)  # fmt: skip
 _MTP_KEYS = ("num_nextn_predict_layers", "num_mtp_modules", "mtp_num_hidden_layers")
 
 
@@ -159,6 +163,8 @@ def _family_name(data: Mapping[str, Any], config: Mapping[str, Any], origin: str
         "vocabulary": ("vocab_size",),
     }
     missing = [concept for concept, fields in concepts.items() if not reader.get(*fields)]
+    for field in _COMMON:
+        reader.get(field)
     given = f"model_type '{names[0]}'" if names else "a configuration without model_type"
     near = nearest(names[0], FAMILIES) if names else []
     message = f"{origin}: {given} is no known architecture" + (f" (nearest: '{near[0]}')" if near else "")

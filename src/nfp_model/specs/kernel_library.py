@@ -151,6 +151,8 @@ class DefaultRow(Spec):
         Weight formats (gemm, moe) or cache formats (attention, mla); empty for all.
     decode_modes : tuple of str
         ``verify``, ``block``; empty for both.
+    features_multiple_of : int or None
+        gemm: n and k are multiples of it [elements].
     expert_parallel : bool or None
         moe: asks for more than one expert-parallel rank, or for one.
     min_group, max_group, min_head_dim, max_head_dim : int or None
@@ -170,6 +172,7 @@ class DefaultRow(Spec):
     weight_dtypes: tuple[str, ...] = ()
     kv_dtypes: tuple[str, ...] = ()
     decode_modes: tuple[Literal["verify", "block"], ...] = ()
+    features_multiple_of: int | None = Field(default=None, gt=1)
     expert_parallel: bool | None = None
     min_group: int = Field(default=1, ge=1)
     max_group: int | None = Field(default=None, ge=1)

@@ -29,11 +29,17 @@ def spec_roots() -> tuple[Path, ...]:
     SpecError
         When ``NFP_MODEL_SPECS`` names something that is no folder.
     """
+    return _roots(os.environ.get(USER_FOLDER_VARIABLE) or "")
+
+
+@lru_cache(maxsize=8)
+def _roots(user: str) -> tuple[Path, ...]:
     package = Path(__file__).resolve().parents[1]
-    shipped = next((root for root in (package / "_data", package.parents[1]) if (root / "hardware_specs").is_dir()), None)
+    shipped = next(
+        (root for root in (package / "_data", package.parents[1]) if (root / "hardware_specs").is_dir()), None
+    )
     if shipped is None:
         raise SpecError(f"no shipped specs found beside {package}; reinstall nfp-model")
-    user = os.environ.get(USER_FOLDER_VARIABLE)
     if not user:
         return (shipped,)
     if not Path(user).is_dir():
@@ -99,7 +105,7 @@ def spec_names(kind: str) -> list[str]:
 
 
 @lru_cache(maxsize=256)
-def _load(cls: type[T], path: Path, modified: float) -> T:
+def _load(cls: type[Spec], path: Path, modified: float) -> Spec:
     return cls.from_toml(path)
 
 
@@ -124,7 +130,9 @@ def load_spec(cls: type[T], kind: str, name: str | Path) -> T:
         if found is None:
             raise unknown_name(kind, name, [*_index(kind, roots), *spec_names(kind)])
         path = found
-    return _load(cls, path, path.stat().st_mtime)
+    loaded = _load(cls, path, path.stat().st_mtime)
+    assert isinstance(loaded, cls)
+    return loaded
 
 
 @lru_cache(maxsize=8)

@@ -19,8 +19,8 @@ KEY_COLUMNS: dict[str, tuple[str, ...]] = {
     "ceilings": ("probe",),
     "gemm": ("shape", "out_features", "in_features", "weight_dtype", "implementation"),
     "moe": (
-        "shape", "hidden_size", "intermediate_size", "num_experts", "top_k", "routing", "weight_dtype", "implementation",
-        "block_rows",
+        "shape", "hidden_size", "intermediate_size", "num_experts", "top_k", "routing", "weight_dtype",
+        "implementation", "block_rows",
     ),
     "attention": ("num_query_heads", "num_kv_heads", "head_dim", "causal", "kv_dtype", "implementation"),
     "forward": ("model", "architecture", "decode_mode", "weight_dtype", "implementation"),
@@ -151,7 +151,7 @@ def _ceilings() -> Iterator[Case]:
 
 
 def dense_shapes(model: ModelSpec) -> dict[tuple[int, int], str]:
-    """(out, in) features of a model's dense GEMMs -> what it is, fused as engines run them and split as transformers does.
+    """(out, in) features of a model's dense GEMMs -> its name: fused as engines run them, split as transformers does.
 
     Examples
     --------
@@ -185,7 +185,9 @@ def _gemms() -> Iterator[Case]:
     for weight_dtype, implementation in (("bfloat16", "linear"), ("fp8", "scaled_mm")):
         seen: dict[tuple[int, int], str] = {}
         for name in GEMM_MODELS:
-            seen = dense_shapes(load_model(name)) | seen
+            seen |= {
+                features: shape for features, shape in dense_shapes(load_model(name)).items() if features not in seen
+            }
         for (out_features, in_features), shape in seen.items():
             yield Case("gemm", (shape, out_features, in_features, weight_dtype, implementation))
 

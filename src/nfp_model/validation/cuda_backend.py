@@ -1,4 +1,4 @@
-"""The CUDA device of this machine as a :class:`~nfp_model.validation.timing.Backend`; torch and pynvml load here only."""
+"""The CUDA device of this machine as a backend of the measuring driver; torch and pynvml load here only."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from nfp_model.validation.timing import Bench, CannotMeasure, DeviceLost, Device
 
 INSTALL = "pip install 'nfp-model[measure]'"
 LARGEST_ERROR = 2e-2
-"""Relative error that still passes as bf16 or as fp8 against its own quantised inputs [-]; a wrong mask or index is near 1."""
+"""Relative error that still passes for bf16, or fp8 against its own quantised inputs [-]; a wrong mask is near 1."""
 SLEEP_CYCLES = 4_000_000
 """A wait on the device of about 2 ms before replays, so that the host is ahead and no event waits for a launch."""
 
@@ -34,7 +34,8 @@ def require_cuda() -> Any:
         raise MissingDependencyError(f"no CUDA device found; torch is not installed ({INSTALL})") from None
     if not torch.cuda.is_available():
         raise UnsupportedError(
-            f"no CUDA device found; torch {torch.__version__} sees none (an NVIDIA GPU, its driver and a CUDA build of torch are needed)"
+            f"no CUDA device found; torch {torch.__version__} sees none "
+            "(an NVIDIA GPU, its driver and a CUDA build of torch are needed)"
         )
     return torch
 
@@ -54,7 +55,8 @@ class NvmlDevice:
     def state(self) -> DeviceState:
         """Clock and temperature now."""
         clock = self.nvml.nvmlDeviceGetClockInfo(self.handle, self.nvml.NVML_CLOCK_SM)
-        return DeviceState(int(clock), int(self.nvml.nvmlDeviceGetTemperature(self.handle, self.nvml.NVML_TEMPERATURE_GPU)))
+        temperature = self.nvml.nvmlDeviceGetTemperature(self.handle, self.nvml.NVML_TEMPERATURE_GPU)
+        return DeviceState(int(clock), int(temperature))
 
     def driver(self) -> str:
         """Driver version."""
@@ -158,6 +160,7 @@ class CudaBackend:
                 continue
         sm, memory = self.nvml.highest_clocks_mhz()
         return {
+            "hardware": self._hardware_key(),
             "device": str(properties.name),
             "driver": self.nvml.driver(),
             **versions,
@@ -165,6 +168,12 @@ class CudaBackend:
             "l2_bytes": str(properties.L2_cache_size),
             "sm_count": str(properties.multi_processor_count),
         }
+
+    def _hardware_key(self) -> str:
+        from nfp_model.validation.probe import datasheet_of, device_facts, known_hardware
+
+        sheet = datasheet_of(device_facts(self), known_hardware())
+        return sheet.name if sheet is not None else "auto"
 
     def device_state(self) -> DeviceState:
         """Clock and temperature now."""
@@ -205,7 +214,8 @@ class CudaBackend:
         try:
             self.torch.cuda.synchronize()
         except RuntimeError:
-            raise DeviceLost(f"the CUDA context is lost after {reason}; the same command continues without this case") from None
+            told = f"the CUDA context is lost after {reason}; the same command continues without this case"
+            raise DeviceLost(told) from None
 
     def _copies(self, bench: Bench, positions: int, l2_state: str) -> tuple[int, str]:
         free, _ = self.torch.cuda.mem_get_info()

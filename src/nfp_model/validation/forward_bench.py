@@ -88,7 +88,7 @@ class ForwardBench:
         return float(self.spec.num_layers * attention.cache_elements_per_token * tokens * BYTES)
 
     def footprint_bytes(self, positions: int) -> float:
-        """Weights and cache [B]: a lower bound for sparse models is not needed, since no cache holds even one layer group."""
+        """Weights and cache [B]; experts not touched count too, since what is read exceeds any cache by far."""
         return self.spec.total_parameters * BYTES + self._cache_bytes(positions)
 
     def copy_bytes(self, positions: int) -> float:
@@ -125,7 +125,7 @@ class ForwardBench:
         model.set_attn_implementation(name)
 
     def _random_cache(self, model: Any, positions: int) -> Any:
-        """A static cache of context + positions tokens, filled with random keys and values; one tensor holds all lengths."""
+        """A static cache of context + positions tokens with random contents; one tensor holds the layers' lengths."""
         torch, case = self.torch, self.case
         transformers = importlib.import_module("transformers")
         cache = transformers.StaticCache(config=model.config, max_cache_len=case.context + positions)
@@ -134,7 +134,9 @@ class ForwardBench:
         lengths = torch.full((len(cache.layers),), case.context, dtype=torch.int64, device=self.device)
         for layer, length in zip(cache.layers, lengths, strict=True):
             if not hasattr(layer, "cumulative_length"):
-                raise CannotMeasure(f"transformers {transformers.__version__} keeps no length in its static cache; 5 does")
+                raise CannotMeasure(
+                    f"transformers {transformers.__version__} keeps no length in its static cache; 5 does"
+                )
             layer.keys.normal_()
             layer.values.normal_()
             layer.cumulative_length = length
@@ -167,8 +169,8 @@ class ForwardBench:
         return execute
 
     def relative_error(self) -> float:
-        """0 when two positions give finite logits of the right shape, else NaN: random weights have no reference [-]."""
-        logits = self.prepare(2, 1)(0)
+        """0 when two positions give finite logits of the right shape, else NaN: random weights know no reference."""
+        logits: Any = self.prepare(2, 1)(0)
         right = tuple(logits.shape) == (self.case.batch, 2, self.spec.vocab_size)
         return 0.0 if right and bool(self.torch.isfinite(logits).all()) else float("nan")
 

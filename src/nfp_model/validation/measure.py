@@ -1,8 +1,8 @@
 """`nfp measure`: time our own curves on a CUDA device, within a time budget, into a file that can be continued.
 
-Cases are gone through group by group (what shares loaded weights); each group may use an even share of the time left. Within
-a group every case gets its coarse grid before any is refined. A finished point is on disk before the next begins and is
-never measured again.
+Cases are gone through group by group (what shares loaded weights); each group may use an even share of the time left.
+Within a group every case gets its coarse grid before any is refined. A finished point is on disk before the next begins
+and is never measured again.
 """
 
 from __future__ import annotations
@@ -31,30 +31,39 @@ LOST = "the device was lost in "
 
 METHOD = {
     "method": (
-        "CUDA graph of `executions` executions, replayed; event pairs around each replay; seconds = replay / executions; "
+        "CUDA graph of `executions` executions, replayed; events around each replay; seconds = replay / executions, "
         "median and 10 % and 90 % quantiles over `repeats` replays; random data; clocks free"
     ),
     "l2_state": (
         "cold: executions rotate over `copies` copies, at least 2 L2 sizes between uses (16 where memory allows); "
         "partial: fewer fitted; warm: one copy, replayed"
     ),
-    "units": "seconds [s]; context, positions [tokens per sequence]; tokens = batch x positions; clocks [MHz]; temperature [C]",
+    "units": (
+        "seconds [s]; context, positions [tokens per sequence]; tokens = batch x positions; clocks [MHz]; "
+        "temperature [degrees C]"
+    ),
 }
 
 METHOD_OF_KIND = {
     "ceilings": (
-        "size in `positions`: copy, MiB read and as many written; matmul, rows = columns = depth; graph_nodes, one-element "
-        "kernels in one graph, seconds of the whole graph"
+        "size in `positions`: copy, MiB read and as many written; matmul, rows = columns = depth; graph_nodes, "
+        "one-element kernels in one graph, seconds of all of them"
     ),
-    "gemm": "linear: torch.nn.functional.linear; scaled_mm: e4m3 inputs quantised beforehand, one scale a tensor, bf16 out",
+    "gemm": (
+        "linear: torch.nn.functional.linear; scaled_mm: torch._scaled_mm on e4m3 inputs quantised beforehand, one "
+        "scale a tensor, fast accumulation, bf16 out"
+    ),
     "moe": (
-        "both grouped GEMMs, activation, weighting and sum over experts; not the router. grouped_mm: the experts of transformers "
-        "(sorting by expert included); triton: this package's kernels, row-block tables made beforehand. `tokens` times top_k rows"
+        "both grouped GEMMs, activation, weighting and sum over choices; not the router. grouped_mm: the experts of "
+        "transformers (sorting by expert included); triton: this package's kernels, row-block tables made beforehand"
     ),
-    "attention": "new positions are the last ones of a cache of context + positions tokens; causal 1: bottom-right aligned",
+    "attention": (
+        "new positions are the last ones of a contiguous cache of context + positions tokens; causal 1: aligned to the "
+        "last key (sdpa_cudnn: by a mask that is read)"
+    ),
     "forward": (
-        "transformers model, random weights, static cache of context + positions tokens, logits of all positions. flash: "
-        "attention by SDPA's flash kernel; sdpa: as transformers runs SDPA with a mask (keys and values repeated per group)"
+        "transformers model, random weights, static cache of context + positions tokens, logits of all positions; one "
+        "fill kernel more. flash: SDPA's flash kernel; sdpa: SDPA with a mask, keys and values repeated per query head"
     ),
 }
 
@@ -146,13 +155,15 @@ def run_measurement(
     require_positive(minutes=minutes)
     cases = [case for case in cases_of(kind) if only in str(case)]
     if not cases:
-        raise InvalidArgumentError(f"no {kind} case is named like '{only}'; cases are named, for example, '{cases_of(kind)[0]}'")
+        example = cases_of(kind)[0]
+        raise InvalidArgumentError(f"no {kind} case is named like '{only}'; cases are named, for example, '{example}'")
     device = backend if backend is not None else _cuda_backend()
     store = RecordStore(out, kind, _header(kind, device, hardware, command))
     if store.points:
         store.remark(f"continued {_today()}: {command or 'run_measurement'}; {store.dropped} torn lines dropped")
-    lost = {remark.removeprefix(LOST): "it broke the CUDA context before" for remark in store.remarks if remark.startswith(LOST)}
-    run = _Run(device, store, l2_state, predictor, TimeBudget(60 * minutes, clock), MeasurementReport(out, refused=lost))
+    lost = [remark.removeprefix(LOST) for remark in store.remarks if remark.startswith(LOST)]
+    report = MeasurementReport(out, refused=dict.fromkeys(lost, "it broke the CUDA context before"))
+    run = _Run(device, store, l2_state, predictor, TimeBudget(60 * minutes, clock), report)
     with _progress_bar(len(cases), progress) as advance:
         run.go(cases, advance)
     return run.report
@@ -173,13 +184,15 @@ def _header(kind: str, backend: Backend, hardware: str, command: str) -> Mapping
         version = importlib.metadata.version("nfp-model")
     except importlib.metadata.PackageNotFoundError:  # a checkout that is on the path, not installed
         version = "not installed"
+    environment = dict(backend.environment())
+    detected = environment.pop("hardware", "auto")
     return {
         "title": f"{kind} timings measured by nfp_model.validation.measure",
         "command": command or "run_measurement",
         "date": _today(),
-        "hardware": hardware,
+        "hardware": detected if hardware == "auto" else hardware,
         "nfp_model": version,
-        **backend.environment(),
+        **environment,
         **METHOD,
         "kind": METHOD_OF_KIND[kind],
         "licence": "Apache-2.0",

@@ -96,7 +96,10 @@ class TransformersMoE(MoEBench):
         models = importlib.import_module("transformers.models.qwen3_moe.modeling_qwen3_moe")
         configs = importlib.import_module("transformers.models.qwen3_moe.configuration_qwen3_moe")
         config = configs.Qwen3MoeConfig(
-            hidden_size=self.hidden, moe_intermediate_size=self.width, num_experts=self.num_experts, num_experts_per_tok=self.top_k
+            hidden_size=self.hidden,
+            moe_intermediate_size=self.width,
+            num_experts=self.num_experts,
+            num_experts_per_tok=self.top_k,
         )
         config._experts_implementation = "grouped_mm"
         with self.torch.device("meta"):
@@ -128,11 +131,15 @@ class TritonMoE(MoEBench):
             raise CannotMeasure(f"triton cannot be imported ({error})") from None
         block_rows = self.case.number("block_rows")
         tables = row_blocks(experts, self.num_experts, block_rows)
-        on_device = [self.torch.as_tensor(table, dtype=self.torch.int32, device=self.device).contiguous() for table in tables]
+        on_device = [
+            self.torch.as_tensor(table, dtype=self.torch.int32, device=self.device).contiguous() for table in tables
+        ]
         scales = self.scales(experts).reshape(-1)
         return lambda: kernels.grouped_experts(x, *layer, scales, *on_device, self.top_k, block_rows)
 
 
 def make_moe_bench(case: Case, torch: Any, device: str) -> Bench:
     """The bench of one MoE case."""
-    return TritonMoE(case, torch, device) if case["implementation"] == "triton" else TransformersMoE(case, torch, device)
+    return (
+        TritonMoE(case, torch, device) if case["implementation"] == "triton" else TransformersMoE(case, torch, device)
+    )

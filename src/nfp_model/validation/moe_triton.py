@@ -1,8 +1,8 @@
 # mypy: ignore-errors
 """A grouped GEMM of our own in Triton with a chosen number of block rows: the one way to vary granularity alone.
 
-Import this module only where Triton and a device are: its kernels are compiled on first use. One program computes one row
-block (rows of one expert) times one block of output columns; programs of one column block run next to each other, so that
+Import this module only where Triton and a device are: its kernels are compiled on first use. One program computes one
+row block (rows of one expert) times one block of output columns; programs of one column block run side by side, so that
 row blocks of an expert can share its weights in L2.
 """
 
@@ -17,7 +17,8 @@ DEPTH = 64
 @triton.jit
 def _gated_up(
     x, weight, out, order, block_expert, block_edges,
-    top_k: tl.constexpr, hidden: tl.constexpr, width: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr, DEPTH: tl.constexpr,
+    top_k: tl.constexpr, hidden: tl.constexpr, width: tl.constexpr,
+    ROWS: tl.constexpr, COLUMNS: tl.constexpr, DEPTH: tl.constexpr,
 ):  # fmt: skip
     block, column_block = tl.program_id(0), tl.program_id(1)
     expert = tl.load(block_expert + block).to(tl.int64)
@@ -50,7 +51,8 @@ def _gated_up(
 @triton.jit
 def _down(
     x, weight, out, order, scale, block_expert, block_edges,
-    hidden: tl.constexpr, width: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr, DEPTH: tl.constexpr,
+    hidden: tl.constexpr, width: tl.constexpr,
+    ROWS: tl.constexpr, COLUMNS: tl.constexpr, DEPTH: tl.constexpr,
 ):  # fmt: skip
     block, column_block = tl.program_id(0), tl.program_id(1)
     expert = tl.load(block_expert + block).to(tl.int64)

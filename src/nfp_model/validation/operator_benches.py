@@ -66,7 +66,7 @@ class GemmBench:
         return self.footprint_bytes(positions)
 
     def prepare(self, positions: int, copies: int) -> Callable[[int], object]:
-        """One linear layer on ``positions`` rows; activations are shared by the copies, as between layers of a model."""
+        """One linear layer on ``positions`` rows; the copies share the activations, which L2 may hold as in a model."""
         while len(self.weights) < copies:
             self.weights.append(self._random(self.case.number("out_features"), self.case.number("in_features")))
         x = self._random(positions, self.case.number("in_features"))
@@ -162,7 +162,9 @@ class AttentionBench:
         mask = None
         if self.causal and positions > 1:
             before = keys - positions
-            mask = create_block_mask(lambda b, h, q, k: k <= q + before, None, None, positions, keys, device=self.device)
+            mask = create_block_mask(
+                lambda b, h, q, k: k <= q + before, None, None, positions, keys, device=self.device
+            )
         return lambda q, k, v: compiled(q, k, v, block_mask=mask, enable_gqa=True)
 
     def prepare(self, positions: int, copies: int) -> Callable[[int], object]:
@@ -198,7 +200,7 @@ class CeilingBench:
         self.probe = str(case["probe"])
 
     def footprint_bytes(self, positions: int) -> float:
-        """Read and written by one execution [B]; for graph nodes a number no cache holds, since there is nothing to rotate."""
+        """Read and written by one execution [B]; graph nodes: a number no cache holds, there is nothing to rotate."""
         if self.probe == "copy":
             return 2.0 * positions * MIB
         if self.probe == "graph_nodes":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 from nfp_model.errors import require_positive, require_positive_int
 
@@ -92,7 +93,7 @@ def next_size(
             return size
     rises = [
         (measured[high] / measured[low] - 1, high - low, low)
-        for low, high in zip(done, done[1:], strict=False)
+        for low, high in pairwise(done)
         if high - low > 1 and high <= limit
     ]
     rise, width, low = max(rises, default=(0.0, 0, 0))

@@ -147,7 +147,8 @@ class RecordStore:
         key = point_key(case, positions, l2_asked)
         results = (
             f"{median:.9g}", f"{low:.9g}", f"{high:.9g}", len(samples.seconds), samples.executions, samples.copies,
-            samples.l2_state, before.sm_clock_mhz, after.sm_clock_mhz, before.temperature_c, after.temperature_c, samples.note,
+            samples.l2_state, before.sm_clock_mhz, after.sm_clock_mhz, before.temperature_c, after.temperature_c,
+            samples.note,
         )  # fmt: skip
         self._add(_csv_line((*key[:-1], *results)))
         self.points[key] = median

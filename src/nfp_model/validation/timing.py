@@ -1,4 +1,4 @@
-"""How one point is timed: CUDA-graph replay between event pairs, rotating over copies so that L2 does not serve them."""
+"""How one point is timed: CUDA-graph replay between event pairs, rotating over copies that L2 cannot serve."""
 
 from __future__ import annotations
 

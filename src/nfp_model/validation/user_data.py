@@ -189,7 +189,7 @@ def _placed(place: str, error: NfpModelError) -> str:
 
 
 def _converted(value: Any, hint: Any, place: str) -> Any:
-    """A cell as the type its field has; JSON values must have it already."""
+    """A cell as the type its field has; 1.5 and true are no whole numbers."""
     kinds = {str(kind) for kind in getattr(hint, "__args__", (hint,))}
     text = value if isinstance(value, str) else None
     if str(bool) in kinds:

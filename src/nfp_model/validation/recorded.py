@@ -1,0 +1,112 @@
+"""Files written by ``nfp measure`` as measurement records, so that they can be fitted and scored like any other table."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+
+from nfp_model.errors import SpecError, UnsupportedError
+from nfp_model.validation.cases import KEY_COLUMNS
+from nfp_model.validation.records import Measurement
+from nfp_model.validation.shapes import AttentionShape, ForwardShape, GemmShape, MoEShape, Shape
+from nfp_model.validation.store import columns_of
+
+BACKEND = "torch"
+
+
+def is_recorded(path: Path) -> bool:
+    """Whether a file was written by ``nfp measure``: its column names say so."""
+    try:
+        with open(path, encoding="utf-8") as file:
+            first = next((line.strip() for line in file if not line.startswith("#")), "")
+    except (OSError, UnicodeDecodeError):
+        return False
+    return any(first == ",".join(columns_of(kind)) for kind in KEY_COLUMNS)
+
+
+def read_recorded(path: Path, implementation: str | None = None) -> tuple[Measurement, ...]:
+    """Points of a measured file.
+
+    Parameters
+    ----------
+    path : Path
+        A CSV file of ``nfp measure``.
+    implementation : str or None
+        Only points of one implementation, such as ``grouped_mm`` or ``sdpa_flash``. Different implementations of one
+        shape are different curves: ``kernel_source`` tells them apart.
+
+    Raises
+    ------
+    SpecError
+        When the file is none of ours, or has no whole point.
+    UnsupportedError
+        For ceilings, which are no operator.
+    """
+    if not is_recorded(path):
+        raise SpecError(f"{path}: not a file written by nfp measure")
+    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+    header: dict[str, str] = {}
+    for line in lines:
+        if line.startswith("# "):
+            name, _, value = line[2:].rstrip("\n").partition(": ")
+            header.setdefault(name, value)
+    # A last line without its end was torn by a stop.
+    rows = csv.DictReader([line for line in lines if not line.startswith("#") and line.endswith("\n")])
+    points = tuple(
+        _measurement(row, header, path)
+        for row in rows
+        if implementation is None or row.get("implementation") == implementation
+    )
+    if not points:
+        raise SpecError(f"{path}: no points" + (f" of implementation '{implementation}'" if implementation else ""))
+    return points
+
+
+def _measurement(row: dict[str, str], header: dict[str, str], path: Path) -> Measurement:
+    operator = row["operator"]
+    median, low, high = (float(row[f"seconds_{name}"]) for name in ("median", "q10", "q90"))
+    weight_dtype = row.get("weight_dtype")
+    return Measurement(
+        operator=operator,  # type: ignore[arg-type]  # checked by the record itself
+        shape=_shape(row, path),
+        gpu=header.get("hardware", "auto"),
+        backend=BACKEND,
+        tokens=int(row["tokens"] if operator in ("gemm", "moe") else row["positions"]),
+        seconds=median,
+        spread=(high - low) / median,
+        weight_dtype=weight_dtype,
+        activation_dtype="bfloat16" if weight_dtype else None,
+        kv_dtype=row.get("kv_dtype"),
+        library_version=header.get("torch", ""),
+        kernel_source=_kernel(row),
+        timing=header.get("method", ""),
+        source=str(path.name),
+    )
+
+
+def _kernel(row: dict[str, str]) -> str:
+    parts = [row["implementation"]]
+    if row["operator"] == "moe" and row["block_rows"] != "0":
+        parts.append(f"block rows {row['block_rows']}")
+    if row["operator"] == "attention":
+        parts.append("causal" if row["causal"] == "1" else "bidirectional")
+    if row["operator"] == "forward":
+        parts.append(row["decode_mode"])
+    if row["l2_state"] != "cold":
+        parts.append(f"L2 {row['l2_state']}")
+    return ", ".join(parts)
+
+
+def _shape(row: dict[str, str], path: Path) -> Shape:
+    number = {name: int(value) for name, value in row.items() if value and value.isdigit()}
+    if row["operator"] == "gemm":
+        return GemmShape(number["out_features"], number["in_features"])
+    if row["operator"] == "moe":
+        sizes = (number["hidden_size"], number["intermediate_size"], number["num_experts"], number["top_k"])
+        return MoEShape(*sizes, routing=row["routing"])
+    if row["operator"] == "attention":
+        heads = (number["num_query_heads"], number["num_kv_heads"], number["head_dim"])
+        return AttentionShape(*heads, context_length=number["context"], batch_size=number["batch"])
+    if row["operator"] == "forward":
+        return ForwardShape(row["model"], number["batch"], number["context"])
+    raise UnsupportedError(f"{path}: {row['operator']} are limits of the device, not timings of an operator")
