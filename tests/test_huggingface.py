@@ -229,10 +229,10 @@ def test_windows_layers_and_gates() -> None:
     [
         ({"first_k_dense_replace": 2}, 4),
         ({"moe_layer_freq": [0, 1, 0, 1, 0, 1]}, 3),
-        ({"moe_layer_freq": 2}, 3),
-        ({"decoder_sparse_step": 3}, 2),
+        ({"moe_layer_freq": 4}, 2),  # layers 0 and 4 (modeling_deepseek)
+        ({"decoder_sparse_step": 4}, 1),  # layer 3 (modeling_qwen3_moe)
         ({"mlp_only_layers": [0, 5]}, 4),
-        ({"interleave_moe_layer_step": 2}, 3),
+        ({"interleave_moe_layer_step": 4}, 1),  # layer 3 (configuration_llama4)
         ({"mlp_layer_types": ["dense"] + ["sparse"] * 5}, 5),
         ({}, 6),
     ],
@@ -250,6 +250,12 @@ def test_which_layers_are_routed(fields: dict[str, Any], routed: int) -> None:
         ("qwen2_moe", {"shared_expert_intermediate_size": 48, "moe_intermediate_size": 32}, 48),
         ("qwen2_moe", {"shared_expert_intermediate_size": 0, "moe_intermediate_size": 32}, 0),
         ("minimax_m2", {"shared_intermediate_size": 0}, 0),
+        # Engines multiply (vLLM, nemotron_h.py).
+        (
+            "bailing_moe_v2",
+            {"moe_shared_expert_intermediate_size": 24, "num_shared_experts": 2, "moe_intermediate_size": 32},
+            48,
+        ),
         ("step3p7", {"share_expert_dim": 24, "n_shared_experts": 1, "moe_intermediate_size": 32}, 24),
         ("mimo_v2_flash", {"n_shared_experts": None, "moe_intermediate_size": 32}, 0),
         ("llama4_text", {}, 96),

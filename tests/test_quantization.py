@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from nfp_model.errors import UnsupportedError
+from nfp_model.errors import SpecError, UnsupportedError
 from nfp_model.quantities import element_type
 from nfp_model.specs.huggingface import from_hf_config
 from nfp_model.specs.model import DenseFFN, ModelSpec, MoEFFN
@@ -153,6 +153,19 @@ def test_formats_without_a_size_are_refused(quantization: dict[str, Any], messag
         from_hf_config(TINY | {"quantization_config": quantization})
 
 
+@pytest.mark.parametrize(
+    ("quantization", "message"),
+    [
+        ("fp8", "the quantisation table is malformed"),
+        (nvfp4(ignore=[3]), r"malformed \(module names must be text\)"),
+        (tensors(4, "int") | {"ignore": ["re:["]}, r"pattern 're:\[' is no regular expression"),
+    ],
+)
+def test_tables_that_make_no_sense(quantization: object, message: str) -> None:
+    with pytest.raises(SpecError, match=message):
+        from_hf_config(TINY | {"quantization_config": quantization})
+
+
 def test_denser_scales_are_told() -> None:
     model = from_hf_config(TINY | {"quantization_config": tensors(4, "int", group_size=32)})
     assert "int4 in groups of 32 takes 4.5 bits a weight; the int4 format counts 4.125" in model.notes
@@ -246,6 +259,13 @@ def test_bytes_follow_from_the_format(name: str, quantised: int, bits: float) ->
     expected = quantised * bits / 8 + (model.total_parameters - quantised) * 2
     # Norms and biases of a quantised part are counted in its format: far below a thousandth.
     assert stored_bytes(model) == pytest.approx(expected, rel=1e-3)
+
+
+@pytest.mark.silicon
+@pytest.mark.parametrize(("name", "gibibytes"), [("openai--gpt-oss-120b", 60.8), ("openai--gpt-oss-20b", 12.8)])
+def test_checkpoint_sizes_as_published(name: str, gibibytes: float) -> None:
+    """Table 1 of the gpt-oss model card (arXiv 2508.10925), printed to three digits."""
+    assert stored_bytes(real(name)) / 2**30 == pytest.approx(gibibytes, abs=0.05)
 
 
 @pytest.mark.silicon

@@ -68,6 +68,12 @@ def test_break_even_acceptance_balances_the_step(drafts: int, ratio: float) -> N
         assert ConstantAcceptance(found).expected_tokens(drafts) == pytest.approx(ratio)
 
 
+def test_no_drafts_cost_nothing() -> None:
+    """Engines skip the drafter at K = 0, so a dear drafter leaves plain decoding, at exactly 1x."""
+    best = choose_positions([1.0, 1.0], ConstantAcceptance(0.7), DraftCost(0.5, fixed=0.5), rule="throughput").chosen
+    assert (best.drafts, best.draft_cost, best.speedup) == (0, 0.0, 1.0)
+
+
 steps = st.lists(st.floats(0, 0.5), min_size=1, max_size=15).map(lambda rises: np.cumsum([1.0, *rises]))
 
 
@@ -183,13 +189,13 @@ def test_moesd_rows(setting: str) -> None:
 
 
 def test_moesd_system_factor_hardly_knows_the_text() -> None:
-    """2x H800: HumanEval and MT-bench differ in speed-up by up to 60 %, in step cost by at most 11 %."""
+    """2x H800: HumanEval over MT-bench is 1.17 to 1.60 in speed-up, 1.14 to 1.04 in step cost."""
     for gamma, code, chat in zip(
         (2, 3, 4), MOESD["Qwen2-57B 2xH800 HumanEval 0"], MOESD["Qwen2-57B 2xH800 MT-bench 0"], strict=True
     ):
         costs = [decompose_speedup(row[0] / row[1], row[2] * (gamma + 1)).step_ratio for row in (code, chat)]
-        assert abs(costs[0] / costs[1] - 1) < 0.15
-    assert 2.29 / 1.43 > 1.55
+        speedups = [row[0] / row[1] for row in (code, chat)]
+        assert 1.0 < costs[0] / costs[1] < 1.15 < speedups[0] / speedups[1]
 
 
 # EAGLE-3, arXiv 2503.01840, tables 3 and 5 (read second-hand): throughput over no speculation, Llama-3.1-8B, MT-bench.

@@ -6,8 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
 from nfp_model.errors import SpecError
 from nfp_model.kernels.moe import moe_blocks, moe_counts, moe_edges, moe_row
@@ -284,3 +283,14 @@ def test_malformed_kernels_are_refused(changes: dict[str, Any], message: str) ->
     data = {"name": "bad", "weight_dtypes": ["bfloat16"], "versions": "x", "source": "a test", **changes}
     with pytest.raises(SpecError, match=message):
         MoEKernel.from_mapping(data)
+
+
+def test_rules_inferred_from_timings_say_so() -> None:
+    # Steps of the public timings just past M = E on A100, and only past 128 rows per expert for TensorRT-LLM block fp8.
+    old = "triton_moe_vllm_0_14:default_16bit"
+    assert block_shapes(old, qwen(), [128, 129], A100) == [(16, 32), (64, 64)]
+    block_fp8 = FusedMoE(4096, 1536, 128, 8, "fp8_block", routing="balanced")
+    blocks = moe_counts(kernel("trtllm_cutlass_moe:fp8_block"), H100, block_fp8, np.array([1024, 2048, 3072]))
+    assert blocks.row_blocks.tolist() == [128, 128, 256]
+    for key in (old, "trtllm_cutlass_moe:fp8_block", "trtllm_cutlass_moe:autotuned", "trtllm_gen_moe:autotuned"):
+        assert moe_row(kernel(key), H100, qwen(), 64).inferred

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
 from nfp_model.errors import InvalidArgumentError
 from nfp_model.kernels.counts import FloatArray
@@ -42,11 +41,19 @@ def test_sixteen_tokens_of_a_128_expert_top8_layer_touch_82() -> None:
 
 
 def test_saturation_at_256_experts_depends_on_routing() -> None:
-    # 32 tokens, k = 8: balanced routing touches all 256, uniform 163 (MoESD, equation 8), skewed loads fewer still.
+    # 32 tokens, k = 8: balanced routing touches all 256, uniform 163 (MoESD, equation 8), skewed loads about 120.
     assert experts_touched(BALANCED, 256, 8, [32])[0] == 256
     assert round(experts_touched(UNIFORM, 256, 8, [32])[0]) == 163
-    for exponent in (1.01, 1.2):
-        assert 90 <= experts_touched(Routing("power_law", exponent), 256, 8, [32])[0] <= 130
+    for exponent in (1.0, 1.2):
+        assert experts_touched(Routing("power_law", exponent), 256, 8, [32])[0] == pytest.approx(120, rel=0.1)
+
+
+def test_power_law_touches_as_many_experts_as_silicon_reads() -> None:
+    # aiconfigurator, vLLM 0.24.0 bf16 on H200, (2048, 512, k 8, E 256), us: balanced loads of 16 and 32 tokens touch 128 and
+    # 256 experts in 219 and 401 us; power law 1.2 takes 212 us at 32 tokens and 309 at 64. Time is linear in experts there.
+    # 6 %: the timings' own repeatability for MoE is 8 %.
+    seen = np.interp([212, 309], [219 - 182, 219, 401], [0, 128, 256])
+    np.testing.assert_allclose(experts_touched(Routing("power_law", 1.2), 256, 8, [32, 64]), seen, rtol=0.06)
 
 
 def _draw_uniform(rng: np.random.Generator, experts: int, top_k: int, tokens: int) -> np.ndarray:

@@ -9,14 +9,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from nfp_model.errors import InvalidArgumentError, MissingDependencyError, NfpModelError, SpecError, UnknownNameError
+from nfp_model.operators import Attention
 from nfp_model.specs.registry import load_model
-from nfp_model.validation import cases as cases_module
-from nfp_model.validation import measure as measure_module
-from nfp_model.validation.cases import KEY_COLUMNS, KINDS, Case, cases_of, dense_shapes
+from nfp_model.validation import cases as cases_module, measure as measure_module
+from nfp_model.validation.cases import KEY_COLUMNS, KINDS, Case, cases_of, dense_shapes, operator_of
 from nfp_model.validation.measure import run_measurement
 from nfp_model.validation.moe_routing import draw_routing, power_law_loads, row_blocks
 from nfp_model.validation.plan import TimeBudget, coarse_sizes, next_size, step_edges
@@ -463,6 +462,15 @@ def test_dense_shapes_add_up_to_the_layer() -> None:
     layer = shapes["qkv"] + shapes["o"] + shapes["gate_up"] + shapes["down"]
     embeddings, norms = 2 * model.embedding_parameters, (2 * model.num_layers + 1) * model.hidden_size
     assert model.num_layers * layer + embeddings + norms == model.total_parameters
+
+
+def test_cases_become_operators() -> None:
+    assert all(operator_of(case) is not None for kind in ("gemm", "moe", "attention") for case in cases_of(kind))
+    assert operator_of(cases_of("forward")[0]) is None
+    case = next(case for case in cases_of("attention") if case.batch == 8 and case["causal"] == 0)
+    operator = operator_of(case)
+    assert isinstance(operator, Attention)
+    assert (operator.batch_size, operator.causal, operator.context_length) == (8, False, case.context)
 
 
 def test_a_case_refuses_a_key_of_another_kind() -> None:

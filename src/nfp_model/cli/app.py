@@ -9,6 +9,7 @@ from typing import NoReturn
 import typer
 
 from nfp_model import __version__
+from nfp_model.cli.measuring import measure
 from nfp_model.cli.predicting import predict
 from nfp_model.cli.specs import specs_app
 from nfp_model.errors import NfpModelError
@@ -22,6 +23,7 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 app.command("predict")(predict)
+app.command("measure")(measure)
 app.add_typer(specs_app, name="specs")
 
 

@@ -89,6 +89,67 @@ def show(
             typer.echo(f"{field} = {value}")
 
 
+@specs_app.command("kernels")
+def kernels(
+    library: Annotated[str | None, typer.Argument(help="One kernel file, for example fa3_sm90; all are listed without.")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """List the kernel rules known, with what each was read in."""
+    from nfp_model.specs.kernel_library import all_libraries, engine_names, load_library
+
+    libraries = [load_library(library)] if library else list(all_libraries())
+    if as_json:
+        typer.echo(json.dumps([each.model_dump(mode="json", exclude_defaults=True) for each in libraries], indent=2))
+        return
+    for each in libraries:
+        typer.echo(f"{each.name}: {each.library}, {', '.join(each.architectures)}, read in {each.versions}")
+        for kernel in each.kernels:
+            inferred = " (inferred)" if kernel.inferred else ""
+            typer.echo(f"  {kernel.name}{inferred}: {kernel.source}")
+    if library is None:
+        typer.echo(f"engine defaults: {', '.join(engine_names())}")
+
+
+@specs_app.command("detect")
+def detect() -> None:
+    """Print the hardware TOML of this machine's GPU, with measured bandwidth and matrix rate beside the datasheet."""
+    from nfp_model.validation.probe import detect_hardware
+
+    typer.echo(detect_hardware())
+
+
+@specs_app.command("new")
+def new(
+    name: Annotated[str, typer.Argument(help="Key of the new chip, also its file name.")],
+    base: Annotated[str, typer.Option("--from", help="Chip to start from.")] = "h100",
+    values: Annotated[
+        list[str] | None, typer.Option("--set", help="FIELD=VALUE, for example sm_count=160 or peak_flop_per_s.bfloat16=1.2e15.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="File to write; default NAME.toml in this folder.")] = None,
+) -> None:
+    """Write a commented hardware TOML that checks itself."""
+    from nfp_model.specs.registry import load_hardware
+    from nfp_model.specs.templates import hardware_to_toml, hardware_variant
+
+    spec = hardware_variant(load_hardware(base), name, dict(_assignment(text) for text in values or []))
+    target = out or Path(f"{name}.toml")
+    _write_new(target, hardware_to_toml(spec))
+    typer.echo(f"wrote {target}: ridge point {spec.ridge_point():.0f} FLOP/B; edit the numbers and their sources, then")
+    typer.echo(f"  nfp predict {target} mixtral")
+
+
+def _assignment(text: str) -> tuple[str, object]:
+    field, equals, value = text.partition("=")
+    if not equals or not field:
+        raise InvalidArgumentError(f"--set takes FIELD=VALUE, got '{text}'")
+    for kind in (int, float):
+        try:
+            return field, kind(value)
+        except ValueError:
+            continue
+    return field, value
+
+
 @specs_app.command("add")
 def add(
     config: Annotated[str, typer.Argument(help="A Hugging Face config.json, or a hub id (needs the hf extra).")],

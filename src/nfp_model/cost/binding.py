@@ -92,7 +92,7 @@ def bind(hardware: HardwareSpec, operator: Operator, backend: str | None) -> Bou
     if isinstance(operator, Gemm | FusedMoE):
         hardware.peak(operator.weight_dtype, operator.activation_dtype)
     calibration, fit = constants_for(hardware, operator, backend)
-    return BoundOperator(operator, hardware, _kernel(hardware, operator, backend), fit, calibration.name)
+    return BoundOperator(operator, hardware, kernel_for(hardware, operator, backend), fit, calibration.name)
 
 
 def constants_for(hardware: HardwareSpec, operator: Operator, backend: str) -> tuple[Calibration, Fit]:
@@ -110,7 +110,8 @@ def constants_for(hardware: HardwareSpec, operator: Operator, backend: str) -> t
     return general, fit
 
 
-def _kernel(hardware: HardwareSpec, operator: Operator, backend: str) -> Kernel | None:
+def kernel_for(hardware: HardwareSpec, operator: Operator, backend: str) -> Kernel | None:
+    """The kernel rule a backend runs an operator with; None for bandwidth-bound work."""
     rules = None if backend == "uncalibrated" else backend
     if isinstance(operator, Gemm):
         return select_gemm(hardware, rules, operator)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,24 +10,21 @@ import numpy as np
 import numpy.typing as npt
 
 from nfp_model.cost.compiled import FloatArray, evaluate
-from nfp_model.kernels.attention import attention_counts, attention_edges, attention_row
+from nfp_model.cost.symbols import SYMBOLS
+from nfp_model.kernels.attention import attention_counts, attention_edges, attention_row, serial_steps
 from nfp_model.kernels.counts import AttentionCounts, KernelRow, MoECounts
 from nfp_model.kernels.gemm import gemm_counts, gemm_edges, gemm_row
 from nfp_model.kernels.moe import moe_counts, moe_edges, moe_row
-from nfp_model.kernels.steps import ceil_div
 from nfp_model.operators import Attention, Collective, Elementwise, FusedMoE, Gemm, LinearScan, Operator
 from nfp_model.quantities import element_type
 from nfp_model.specs.attention_kernel import AttentionKernel
-from nfp_model.specs.calibration import AttentionConstants, Fit, GemmConstants, MoEConstants, StreamConstants
+from nfp_model.specs.calibration import Constants, Fit, GemmConstants, MoEConstants, StreamConstants
 from nfp_model.specs.gemm_kernel import GemmKernel
 from nfp_model.specs.hardware import HardwareSpec
 from nfp_model.specs.moe_kernel import MoEKernel
 
 IntArray = npt.NDArray[np.int64]
 Kernel = GemmKernel | MoEKernel | AttentionKernel
-
-STEP_KEYS = 128
-"""Keys one serial step of an attention CTA covers [tokens]."""
 
 STEP_BYTES = 65536.0
 """Bytes of such a step at d_k + d_v = 256 in 16 bits: 128 x 256 x 2 [B]."""
@@ -63,7 +61,7 @@ class BoundOperator:
     def seconds(self, tokens: npt.ArrayLike) -> FloatArray:
         """Latency of one launch over ``tokens`` rows (GEMM, MoE, streams) or query positions (attention) [s]."""
         counted = self._count(tokens)
-        kind, inputs = _inputs(self, counted)
+        kind, inputs = equation_inputs(self, counted)
         total = evaluate(kind, inputs)
         if isinstance(self.operator, Gemm):
             return np.asarray(total.min(axis=0))
@@ -76,7 +74,7 @@ class BoundOperator:
         is the matrix time without padding; ``total`` the latency.
         """
         counted = self._count(tokens)
-        kind, inputs = _inputs(self, counted)
+        kind, inputs = equation_inputs(self, counted)
         total = np.atleast_2d(evaluate(kind, inputs))
         winner = np.broadcast_to(total, (total.shape[0], counted.size)).argmin(axis=0)
         names = {"gemm": ("memory", "matrix", "chain", "fixed"), "moe": ("memory", "matrix", "rows", "fixed")}
@@ -90,7 +88,7 @@ class BoundOperator:
     def winning_inputs(self, tokens: int) -> tuple[str, dict[str, float]]:
         """Equation kind and the scalar value of every symbol at the winning menu entry, for symbolic work."""
         counted = np.array([tokens], dtype=np.int64)
-        kind, inputs = _inputs(self, counted)
+        kind, inputs = equation_inputs(self, counted)
         total = np.atleast_2d(evaluate(kind, inputs))
         winner = np.broadcast_to(total, (total.shape[0], 1)).argmin(axis=0)
         return kind, {name: float(_pick(value, winner)[0]) for name, value in inputs.items()}
@@ -126,8 +124,19 @@ def _pick(value: Any, winner: npt.NDArray[np.intp]) -> FloatArray:
     return np.asarray(full[winner, np.arange(winner.size)])
 
 
-def _inputs(bound: BoundOperator, tokens: IntArray) -> tuple[str, dict[str, Any]]:
-    """Equation kind and symbol values for an operator over token counts."""
+def equation_inputs(bound: BoundOperator, tokens: IntArray) -> tuple[str, dict[str, Any]]:
+    """Equation kind and the value of every symbol for an operator over token counts."""
+    kind, shape = shape_inputs(bound, tokens)
+    values = {**shape, **constant_inputs(bound.fit.values(), shape)}
+    return kind, {name: value for name, value in values.items() if name in SYMBOLS}
+
+
+def shape_inputs(bound: BoundOperator, tokens: IntArray) -> tuple[str, dict[str, Any]]:
+    """Equation kind and everything the fitted constants do not touch: datasheet, shape, exact counts.
+
+    A fit computes these once per shape and moves only :func:`constant_inputs`. Besides symbols, the mapping holds what the
+    constants are applied to: ``rereads_up`` and ``rereads_down`` (MoE), ``fair_step`` (attention), ``launches`` (streams).
+    """
     operator = bound.operator
     if isinstance(operator, Gemm):
         return "gemm", gemm_inputs(bound, operator, tokens)
@@ -138,10 +147,38 @@ def _inputs(bound: BoundOperator, tokens: IntArray) -> tuple[str, dict[str, Any]
     return "stream", stream_inputs(bound, operator, tokens)
 
 
+def constant_inputs(constants: Constants, shape: Mapping[str, Any]) -> dict[str, Any]:
+    """Symbol values the fitted constants give, for the shape inputs of the same operator kind."""
+    if isinstance(constants, StreamConstants):
+        return {
+            "fixed_time": constants.fixed_time_s * shape["launches"],
+            "memory_efficiency": constants.memory_efficiency,
+        }
+    common = {
+        "fixed_time": constants.fixed_time_s,
+        "memory_efficiency": constants.memory_efficiency,
+        "matrix_efficiency": constants.matrix_efficiency,
+        "overlap_exponent": constants.overlap_exponent,
+    }
+    if isinstance(constants, GemmConstants):
+        return common | {"chain_time": constants.chain_time_s, "split_time": constants.split_time_s}
+    if isinstance(constants, MoEConstants):
+        return common | {
+            "reread_up": np.where(shape["rereads_up"], 1.0, constants.reread_share),
+            "reread_down": np.where(shape["rereads_down"], 1.0, constants.reread_share),
+            "activation_efficiency": constants.activation_efficiency,
+        }
+    return common | {
+        "sequence_time": constants.sequence_time_s,
+        "cta_time": constants.cta_time_s,
+        "step_time": constants.step_share * shape["fair_step"],
+        "split_time": constants.split_time_s,
+    }
+
+
 def gemm_inputs(bound: BoundOperator, operator: Gemm, rows: IntArray) -> dict[str, Any]:
-    """Symbol values of the GEMM equation, shape (menu, rows) where the tile decides."""
-    constants, kernel, hardware = bound.fit.values(), bound.kernel, bound.hardware
-    assert isinstance(constants, GemmConstants)
+    """Shape inputs of the GEMM equation, shape (menu, rows) where the tile decides."""
+    kernel, hardware = bound.kernel, bound.hardware
     assert isinstance(kernel, GemmKernel)
     counts = gemm_counts(kernel, hardware, operator, rows)
     return {
@@ -158,19 +195,12 @@ def gemm_inputs(bound: BoundOperator, operator: Gemm, rows: IntArray) -> dict[st
         "splits": counts.splits,
         "is_split": (counts.splits > 1).astype(np.float64),
         "waves": counts.waves,
-        "fixed_time": constants.fixed_time_s,
-        "memory_efficiency": constants.memory_efficiency,
-        "matrix_efficiency": constants.matrix_efficiency,
-        "overlap_exponent": constants.overlap_exponent,
-        "chain_time": constants.chain_time_s,
-        "split_time": constants.split_time_s,
     }
 
 
 def moe_inputs(bound: BoundOperator, operator: FusedMoE, tokens: IntArray) -> dict[str, Any]:
-    """Symbol values of the fused-MoE equation, shape (tokens,)."""
-    constants, kernel, hardware = bound.fit.values(), bound.kernel, bound.hardware
-    assert isinstance(constants, MoEConstants)
+    """Shape inputs of the fused-MoE equation, shape (tokens,)."""
+    kernel, hardware = bound.kernel, bound.hardware
     assert isinstance(kernel, MoEKernel)
     counts = moe_counts(kernel, hardware, operator, tokens)
     return {
@@ -181,15 +211,10 @@ def moe_inputs(bound: BoundOperator, operator: FusedMoE, tokens: IntArray) -> di
         "tile_rows": counts.block_rows,
         "up_bytes": operator.up_bytes,
         "down_bytes": operator.down_bytes,
-        "reread_up": np.where(counts.rereads_up, 1.0, constants.reread_share),
-        "reread_down": np.where(counts.rereads_down, 1.0, constants.reread_share),
+        "rereads_up": counts.rereads_up,
+        "rereads_down": counts.rereads_down,
         "row_flop": operator.flop_per_routed_row,
         "moved_bytes": moe_row_bytes(operator, counts, tokens),
-        "fixed_time": constants.fixed_time_s,
-        "memory_efficiency": constants.memory_efficiency,
-        "matrix_efficiency": constants.matrix_efficiency,
-        "overlap_exponent": constants.overlap_exponent,
-        "activation_efficiency": constants.activation_efficiency,
     }
 
 
@@ -200,33 +225,23 @@ def moe_row_bytes(operator: FusedMoE, counts: MoECounts, tokens: IntArray) -> Fl
 
 
 def attention_inputs(bound: BoundOperator, operator: Attention, positions: IntArray) -> dict[str, Any]:
-    """Symbol values of the attention equation, shape (positions,)."""
-    constants, kernel, hardware = bound.fit.values(), bound.kernel, bound.hardware
-    assert isinstance(constants, AttentionConstants)
+    """Shape inputs of the attention equation, shape (positions,)."""
+    kernel, hardware = bound.kernel, bound.hardware
     assert isinstance(kernel, AttentionKernel)
     counts = attention_counts(kernel, hardware, operator, positions)
     width = (operator.head_dim + operator.values_dim) / 256.0 * element_type(operator.kv_dtype).bytes / 2.0
-    steps = ceil_div(ceil_div(counts.keys, counts.splits), STEP_KEYS)
-    fair_step = STEP_BYTES * hardware.sm_count / hardware.memory_bandwidth_bytes_per_s
     return {
         "bandwidth": hardware.memory_bandwidth_bytes_per_s,
         "peak": hardware.peak_flop_per_s["bfloat16"],
         "batch": float(operator.batch_size),
         "kv_bytes": attention_bytes(operator, positions),
         "waves": counts.waves,
-        "key_steps": steps,
+        "key_steps": serial_steps(counts.keys, counts.splits),
         "step_width": width,
         "tile_cost": np.interp(counts.tile_rows, TILE_COST_ROWS, TILE_COST),
         "padded_flop": _padded_attention_flop(operator, counts),
         "is_split": (counts.splits > 1).astype(np.float64),
-        "fixed_time": constants.fixed_time_s,
-        "memory_efficiency": constants.memory_efficiency,
-        "matrix_efficiency": constants.matrix_efficiency,
-        "overlap_exponent": constants.overlap_exponent,
-        "sequence_time": constants.sequence_time_s,
-        "cta_time": constants.cta_time_s,
-        "step_time": constants.step_share * fair_step,
-        "split_time": constants.split_time_s,
+        "fair_step": STEP_BYTES * hardware.sm_count / hardware.memory_bandwidth_bytes_per_s,
     }
 
 
@@ -244,9 +259,8 @@ def attention_bytes(operator: Attention, positions: IntArray) -> FloatArray:
 
 
 def stream_inputs(bound: BoundOperator, operator: Operator, rows: IntArray) -> dict[str, Any]:
-    """Symbol values of the streaming equation, shape (rows,)."""
-    constants, hardware = bound.fit.values(), bound.hardware
-    assert isinstance(constants, StreamConstants)
+    """Shape inputs of the streaming equation, shape (rows,)."""
+    hardware = bound.hardware
     launches, bandwidth = 1, hardware.memory_bandwidth_bytes_per_s
     if isinstance(operator, Elementwise):
         launches, moved = operator.launches, operator.fixed_bytes + operator.bytes_per_row * rows
@@ -255,12 +269,7 @@ def stream_inputs(bound: BoundOperator, operator: Operator, rows: IntArray) -> d
     else:
         assert isinstance(operator, Collective)
         moved, bandwidth = collective_bytes(operator) * rows, link_bandwidth(hardware, operator.ranks)
-    return {
-        "bandwidth": bandwidth,
-        "moved_bytes": np.asarray(moved, dtype=np.float64),
-        "fixed_time": constants.fixed_time_s * launches,
-        "memory_efficiency": constants.memory_efficiency,
-    }
+    return {"bandwidth": bandwidth, "moved_bytes": np.asarray(moved, dtype=np.float64), "launches": launches}
 
 
 def collective_bytes(operator: Collective) -> float:

@@ -135,7 +135,7 @@ def export_step_costs(
         raise InvalidArgumentError("step times must be finite and above 0 seconds")
     data = {
         "sample_batch_tokens": [int(tokens) for tokens in batch_tokens],
-        "sample_steps_per_sec": [1.0 / float(value) for value in seconds],
+        "sample_steps_per_sec": [float(f"{1.0 / value:.12g}") for value in seconds],
         "max_batch_tokens": int(max_batch_tokens),
     }
     table = validated(SpsCostTable, data, ENGINE)

@@ -35,7 +35,7 @@ class ExportFacts:
     hardware, model, backend : str
         Names the latencies were predicted for.
     context_length : int
-        Cached tokens per sequence [tokens]: no engine has a context axis, so one table holds for one context.
+        Cached tokens per sequence [tokens]: the tables have no context axis, so one holds for one context.
     acceptance : str
         Rates and their convention (``AcceptanceModel.description``).
     tolerance : float
@@ -58,14 +58,14 @@ class ExportFacts:
         Examples
         --------
         >>> print(ExportFacts("h100", "qwen3-8b", "vllm", 4096, "constant 0.7", 0.1, "near_free").lines()[1])
-        context 4096 tokens per sequence; engines have no context axis, so another context needs another table
+        context 4096 tokens per sequence; the table has no context axis: another context needs another table
         """
         return tuple(
             " ".join(line.split())  # a line break in a name must not end the comment
             for line in (
                 f"{self.model} on {self.hardware}, latencies of backend {self.backend}",
-                f"context {self.context_length} tokens per sequence; engines have no context axis, "
-                "so another context needs another table",
+                f"context {self.context_length} tokens per sequence; the table has no context axis: "
+                "another context needs another table",
                 f"acceptance: {self.acceptance}; an input, not a prediction",
                 f"rule {self.rule}, tolerance {self.tolerance:g}",
             )

@@ -27,6 +27,11 @@ def yaml_text(data: dict[str, Any], indent: int = 0) -> str:
     indent : int
         Columns to start at.
 
+    Raises
+    ------
+    InvalidArgumentError
+        For text beyond Unicode's first plane, which JSON and YAML escape differently.
+
     Examples
     --------
     >>> print(yaml_text({"block_size": 32, "threshold": 0.95}), end="")
@@ -49,6 +54,8 @@ def _scalar(value: Any) -> str:
         return "[" + ", ".join(_scalar(v) for v in value) + "]"
     if isinstance(value, str) and _PLAIN.fullmatch(value) and value.lower() not in _WORDS:
         return value
+    if isinstance(value, str) and any(character > "\uffff" for character in value):
+        raise InvalidArgumentError(f"'{value}' holds a character that JSON and YAML escape differently")
     return json.dumps(value)  # JSON scalars are YAML scalars
 
 

@@ -156,7 +156,8 @@ def _rows(
     """Index of the first row that holds at each N, and whether any does; the last row stands in where none does."""
     holds = np.stack([_holds(row, sm_count, operator, positions) for row in kernel.rows])
     found = holds.any(axis=0)
-    return np.where(found, holds.argmax(axis=0), len(kernel.rows) - 1), found
+    index: npt.NDArray[np.intp] = np.where(found, holds.argmax(axis=0), len(kernel.rows) - 1)
+    return index, np.asarray(found, dtype=bool)
 
 
 def _holds(row: AttentionRow, sm_count: int, operator: Attention, positions: IntArray) -> npt.NDArray[np.bool_]:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from nfp_model.kernels.counts import FloatArray
-from nfp_model.kernels.steps import ceil_div, floor_div
+from nfp_model.kernels.steps import blocks_below, ceil_div, floor_div
 
 SPLIT_LIMIT = 128
 """Most splits FlashAttention considers [-] (``num_splits_heuristic``)."""
@@ -135,6 +135,25 @@ def trtllm_gen_splits(case: SplitCase) -> FloatArray:
     return np.minimum(case.kv_blocks, room)
 
 
+def sglang_triton_splits(case: SplitCase) -> FloatArray:
+    """SGLang Triton decode: more splits the longer the cache, at most 8, from chunks of equal length.
+
+    For equal sequences: the device counts as floor(SM x max(log2(L / 64), 1)) cores, s' = min(ceil(cores / CTAs), cap),
+    and s = ceil(L / ceil(L / s')). sgl-project/sglang, ``get_num_kv_splits_triton``; the cap is the server's default
+    ``triton_attention_num_kv_splits`` = 8.
+
+    Examples
+    --------
+    >>> case = SplitCase(np.array([1.0, 1.0]), np.array([256.0, 4096.0]), 64, 8, 132, 128, 8)
+    >>> sglang_triton_splits(case).tolist()
+    [1.0, 2.0]
+    """
+    keys = np.maximum(case.keys, 1.0)
+    cores = blocks_below(case.sm_count * np.maximum(np.log2(keys / 64.0), 1.0), 1)
+    wanted = np.minimum(ceil_div(cores, case.ctas), float(case.max_splits or SPLIT_LIMIT))
+    return ceil_div(keys, ceil_div(keys, wanted))
+
+
 def fixed_segments(case: SplitCase) -> FloatArray:
     """A fixed number of KV segments (vLLM Triton: 16, ``v1/attention/ops/triton_unified_attention.py``)."""
     return np.full_like(case.tiles, float(case.max_splits or 1))
@@ -193,6 +212,7 @@ SPLIT_RULES: dict[str, Callable[[SplitCase], FloatArray]] = {
     "fa4": fa4_splits,
     "flashinfer": flashinfer_splits,
     "trtllm_gen": trtllm_gen_splits,
+    "sglang_triton": sglang_triton_splits,
     "segments": fixed_segments,
     "flex": flex_splits,
     "flashmla": flashmla_splits,

@@ -2,58 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from functools import lru_cache
-from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from nfp_model.errors import InvalidArgumentError
-from nfp_model.kernels.counts import FloatArray, GemmCounts, IntArray, KernelRow
+from nfp_model.kernels.counts import GemmCounts, IntArray, KernelRow
 from nfp_model.kernels.deepgemm import deepgemm_tiles
+from nfp_model.kernels.gemm_menu import menu_entries, menu_key, menu_waves, pruned_menu, pruning_limit
 from nfp_model.kernels.steps import ceil_div, round_up, whole_waves
 from nfp_model.operators import Gemm
 from nfp_model.specs.gemm_kernel import GemmKernel, GemmRow
 from nfp_model.specs.hardware import HardwareSpec
-
-PRUNING_ROWS = 4096
-"""Dominance among menu tiles is decided at every step up to this many rows, or up to the rows asked for if more [rows]."""
-
-
-class MenuKey(NamedTuple):
-    """What a pruned menu depends on; small and quick to hash."""
-
-    token_tiles: tuple[int, ...]
-    output_tiles: tuple[int, ...]
-    max_tile_area: int
-    splits: tuple[int, ...]
-    hard_waves: bool
-    sm_count: int
-    out_features: int
-
-
-@dataclass(frozen=True)
-class Menu:
-    """Menu entries left after pruning, as columns.
-
-    Attributes
-    ----------
-    token_tiles : ndarray, shape (distinct,)
-        Distinct bm [rows].
-    token_index : ndarray, shape (menu,)
-        Entry -> its bm.
-    output_tiles, splits : ndarray, shape (menu, 1)
-        bn and s.
-    ctas_per_row_tile : ndarray, shape (menu, 1)
-        ceil(n / bn) x s [CTAs].
-    """
-
-    token_tiles: IntArray
-    token_index: npt.NDArray[np.intp]
-    output_tiles: FloatArray
-    splits: FloatArray
-    ctas_per_row_tile: FloatArray
 
 
 def gemm_counts(kernel: GemmKernel, hardware: HardwareSpec, operator: Gemm, rows: IntArray) -> GemmCounts:
@@ -113,7 +74,7 @@ def gemm_row(kernel: GemmKernel, hardware: HardwareSpec, operator: Gemm, rows: i
     inside = kernel.min_rows <= rows and (kernel.max_rows is None or rows <= kernel.max_rows)
     source = kernel.source
     if kernel.selection == "menu":
-        count = len(_entries(_menu_key(kernel, hardware, operator)))
+        count = len(menu_entries(menu_key(kernel, hardware.sm_count, operator.out_features)))
         rule = f"the cheapest of {count} tiles, {kernel.token_tiles[0]} to {kernel.token_tiles[-1]} rows"
     elif kernel.selection == "dispatch":
         index, found = _dispatch(kernel, hardware.sm_count, operator, at)
@@ -145,7 +106,9 @@ def gemm_edges(kernel: GemmKernel, hardware: HardwareSpec, operator: Gemm, max_r
     if max_rows < 1:
         raise InvalidArgumentError(f"max_rows must be at least 1, got {max_rows!r}")
     if kernel.selection == "menu":
-        tiles = _menu(_menu_key(kernel, hardware, operator), _limit(max_rows)).token_tiles
+        tiles = pruned_menu(
+            menu_key(kernel, hardware.sm_count, operator.out_features), pruning_limit(max_rows)
+        ).token_tiles
         edges = np.concatenate([np.arange(1, max_rows + 1, tile) for tile in tiles])
         return np.unique(edges).astype(np.int64)
     return _changes(kernel, hardware.sm_count, operator, max_rows)
@@ -183,87 +146,9 @@ def _whole_rows(rows: npt.ArrayLike) -> IntArray:
     return whole
 
 
-def _limit(rows: int) -> int:
-    """Pruning limit that covers ``rows``: powers of four from PRUNING_ROWS, so that few menus are cached."""
-    limit = PRUNING_ROWS
-    while limit < rows:
-        limit *= 4
-    return limit
-
-
-def _menu_key(kernel: GemmKernel, hardware: HardwareSpec, operator: Gemm) -> MenuKey:
-    return MenuKey(
-        kernel.token_tiles,
-        kernel.output_tiles,
-        kernel.max_tile_area,
-        kernel.splits,
-        kernel.hard_waves,
-        hardware.sm_count,
-        operator.out_features,
-    )
-
-
-def _entries(key: MenuKey) -> list[tuple[int, int, int]]:
-    """All (bm, bn, s) of a menu; fewer splits first, then larger tiles, so that ties keep the simpler entry."""
-    entries = [
-        (bm, bn, s)
-        for s in sorted(key.splits)
-        for bm in key.token_tiles
-        for bn in key.output_tiles
-        if bm * bn <= key.max_tile_area
-    ]
-    return sorted(entries, key=lambda entry: (entry[2], -entry[0] * entry[1]))
-
-
-def _raw_menu(entries: list[tuple[int, int, int]], out_features: int) -> Menu:
-    table = np.array(entries, dtype=np.int64)
-    token_tiles, token_index = np.unique(table[:, 0], return_inverse=True)
-    columns, splits = table[:, 1:2], table[:, 2:3].astype(np.float64)
-    return Menu(token_tiles, token_index, columns.astype(np.float64), splits, ceil_div(out_features, columns) * splits)
-
-
-def _waves(menu: Menu, key: MenuKey, row_tiles: FloatArray) -> FloatArray:
-    waves: FloatArray = row_tiles[menu.token_index]
-    if key.hard_waves:
-        return whole_waves(waves * menu.ctas_per_row_tile, key.sm_count)
-    waves *= menu.ctas_per_row_tile / key.sm_count
-    return np.maximum(waves, 1.0, out=waves)
-
-
-@lru_cache(maxsize=4096)
-def _menu(key: MenuKey, limit: int) -> Menu:
-    """The menu without entries that are beaten or equalled at every M up to ``limit``, by one other entry or by several.
-
-    An entry's cost rises with its splits, with its matrix work f bm bn / s and with its chain f / s (f waves), whatever the
-    fitted constants; so at each M only entries on the front of these three can be the cheapest. All three change at left
-    edges only.
-    """
-    entries = _entries(key)
-    menu = _raw_menu(entries, key.out_features)
-    edges = np.unique(np.concatenate([np.arange(1, limit + 1, tile) for tile in menu.token_tiles]))
-    chain = _waves(menu, key, ceil_div(edges[None], menu.token_tiles[:, None])) / menu.splits
-    work = chain * menu.token_tiles[menu.token_index][:, None] * menu.output_tiles
-    kept = np.arange(len(entries))
-    for everywhere in (True, False):
-        s, c, w = menu.splits[kept], chain[kept], work[kept]
-        left = np.ones(len(kept), dtype=bool)
-        for index in range(len(kept)):
-            beaten = left[:, None] & (s <= s[index]) & (c <= c[index]) & (w <= w[index])
-            if everywhere:
-                rivals = beaten.all(axis=1)
-                rivals[index] = False
-                left[index] = not rivals.any()
-            else:
-                # Among entries equal at an M the first still standing represents them.
-                beaten[index:] &= (s[index:] < s[index]) | (c[index:] < c[index]) | (w[index:] < w[index])
-                left[index] = not beaten.any(axis=0).all()
-        kept = kept[left]
-    return _raw_menu([entries[index] for index in kept], key.out_features)
-
-
 def _menu_counts(kernel: GemmKernel, hardware: HardwareSpec, operator: Gemm, rows: IntArray) -> GemmCounts:
-    key = _menu_key(kernel, hardware, operator)
-    menu = _menu(key, _limit(int(rows.max(initial=1))))
+    key = menu_key(kernel, hardware.sm_count, operator.out_features)
+    menu = pruned_menu(key, pruning_limit(int(rows.max(initial=1))))
     # Divide once per distinct bm, not once per entry.
     row_tiles = ceil_div(rows[None], menu.token_tiles[:, None])
     padded = row_tiles * menu.token_tiles[:, None]
@@ -271,7 +156,7 @@ def _menu_counts(kernel: GemmKernel, hardware: HardwareSpec, operator: Gemm, row
         tile_rows=menu.token_tiles[menu.token_index].astype(np.float64)[:, None],
         tile_columns=menu.output_tiles,
         splits=menu.splits,
-        waves=_waves(menu, key, row_tiles),
+        waves=menu_waves(menu, key, row_tiles),
         padded_rows=padded[menu.token_index],
     )
 
@@ -294,7 +179,8 @@ def _dispatch(
     """Index of the first row that holds at each M, and whether any does; the last row stands in where none does."""
     holds = np.stack([_holds(row, sm_count, operator, rows) for row in kernel.rows])
     found = holds.any(axis=0)
-    return np.where(found, holds.argmax(axis=0), len(kernel.rows) - 1), found
+    index: npt.NDArray[np.intp] = np.where(found, holds.argmax(axis=0), len(kernel.rows) - 1)
+    return index, np.asarray(found, dtype=bool)
 
 
 def _holds(row: GemmRow, sm_count: int, operator: Gemm, rows: IntArray) -> npt.NDArray[np.bool_]:

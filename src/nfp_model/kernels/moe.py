@@ -10,7 +10,7 @@ import numpy.typing as npt
 from nfp_model.errors import require_positive_int
 from nfp_model.kernels.counts import FloatArray, IntArray, KernelRow, MoECounts
 from nfp_model.kernels.routing import experts_touched, routed_rows, row_blocks
-from nfp_model.kernels.steps import ceil_div, next_power_of_two
+from nfp_model.kernels.steps import ceil_div, floor_div, next_power_of_two
 from nfp_model.operators import FusedMoE
 from nfp_model.specs.hardware import HardwareSpec
 from nfp_model.specs.moe_kernel import MoEKernel, MoERow, TunedShape
@@ -63,6 +63,19 @@ def moe_counts(kernel: MoEKernel, hardware: HardwareSpec, operator: FusedMoE, to
     -------
     MoECounts
         Arrays of the shape of ``tokens``.
+
+    Examples
+    --------
+    Mixtral in bf16 on an H100 under vLLM's default blocks: past 64 rows an expert takes a second block, and reads its
+    weights again.
+
+    >>> from nfp_model.specs.kernel_library import load_kernel
+    >>> from nfp_model.specs.registry import load_hardware
+    >>> kernel = load_kernel("triton_moe_vllm:default_16bit_fp8_int8")
+    >>> mixtral = FusedMoE(4096, 14336, 8, 2, routing="balanced")
+    >>> counts = moe_counts(kernel, load_hardware("h100"), mixtral, np.array([256, 320]))
+    >>> counts.row_blocks.tolist(), counts.rereads_up.tolist()
+    ([8.0, 16.0], [True, True])
     """
     rows = np.asarray(tokens, dtype=np.int64)
     blocks = moe_blocks(kernel, hardware, operator, rows)
@@ -82,7 +95,23 @@ def moe_counts(kernel: MoEKernel, hardware: HardwareSpec, operator: FusedMoE, to
 
 
 def moe_row(kernel: MoEKernel, hardware: HardwareSpec, operator: FusedMoE, tokens: int) -> KernelRow:
-    """Which row of the kernel decided the block of ``tokens`` rows, with its source."""
+    """Which row of the kernel decided the block of ``tokens`` rows, with its source.
+
+    Parameters
+    ----------
+    kernel, hardware, operator
+        As for :func:`moe_counts`.
+    tokens : int
+        Token rows M over all ranks [rows].
+
+    Examples
+    --------
+    >>> from nfp_model.specs.kernel_library import load_kernel
+    >>> from nfp_model.specs.registry import load_hardware
+    >>> kernel = load_kernel("triton_moe_vllm:default_16bit_fp8_int8")
+    >>> moe_row(kernel, load_hardware("h100"), FusedMoE(4096, 14336, 8, 2), 48).rule
+    '33 <= M <= 64: 32 x 64'
+    """
     blocks = moe_blocks(kernel, hardware, operator, np.array([tokens], dtype=np.int64))
     tile = f"{blocks.rows[0]} x {blocks.columns[0]}"
     tuned = tuned_shape(kernel, hardware, operator)
@@ -102,7 +131,8 @@ def moe_row(kernel: MoEKernel, hardware: HardwareSpec, operator: FusedMoE, token
 def moe_edges(kernel: MoEKernel, hardware: HardwareSpec, operator: FusedMoE, max_tokens: int) -> IntArray:
     """Left edges of the ranges of M in which the block rule stays the same; for balanced routing, the counts too.
 
-    Between two edges the counts are smooth in M (constant, for balanced routing, up to the rows routed).
+    Between two edges the counts are smooth in M; balanced routing keeps experts and blocks constant. Power-law loads are
+    whole numbers and move by single rows at every M; those steps are no edges.
 
     Parameters
     ----------
@@ -115,6 +145,14 @@ def moe_edges(kernel: MoEKernel, hardware: HardwareSpec, operator: FusedMoE, max
     -------
     ndarray of int
         Rising, the first is 1 [rows].
+
+    Examples
+    --------
+    >>> from nfp_model.specs.kernel_library import load_kernel
+    >>> from nfp_model.specs.registry import load_hardware
+    >>> kernel = load_kernel("triton_moe_sglang:default_16bit")
+    >>> moe_edges(kernel, load_hardware("h100"), FusedMoE(2048, 1024, 64, 8), 4096).tolist()
+    [1, 65]
     """
     require_positive_int(max_tokens=max_tokens)
     rows = np.arange(1, max_tokens + 1, dtype=np.int64)
@@ -144,7 +182,13 @@ def tuned_shape(kernel: MoEKernel, hardware: HardwareSpec, operator: FusedMoE) -
 
 
 def moe_blocks(kernel: MoEKernel, hardware: HardwareSpec, operator: FusedMoE, tokens: IntArray) -> MoEBlocks:
-    """The block each token count gets; a tuned shape wins over the rule."""
+    """The block each token count gets; a tuned shape wins over the rule.
+
+    Parameters
+    ----------
+    kernel, hardware, operator, tokens
+        As for :func:`moe_counts`.
+    """
     rows = np.asarray(tokens, dtype=np.int64)
     blocks = _by_rows(kernel, operator, rows) if kernel.selection == "rows" else _by_menu(kernel, operator, rows)
     tuned = tuned_shape(kernel, hardware, operator)
@@ -160,7 +204,7 @@ def _by_rows(kernel: MoEKernel, operator: FusedMoE, tokens: IntArray) -> MoEBloc
     choice[~in_range] = len(kernel.rows) - 1
     grouped = np.array([row.grouped for row in kernel.rows])[choice]
     if kernel.grouped_above_tokens_per_expert is not None:
-        grouped = grouped | (tokens // operator.local_experts > kernel.grouped_above_tokens_per_expert)
+        grouped = grouped | (floor_div(tokens, operator.local_experts) > kernel.grouped_above_tokens_per_expert)
     return MoEBlocks(
         rows=np.array([row.block_rows for row in kernel.rows], dtype=np.int64)[choice],
         columns=np.array([row.block_columns for row in kernel.rows], dtype=np.int64)[choice],
@@ -208,7 +252,7 @@ def _menu_index(kernel: MoEKernel, pairs: FloatArray, experts: int, menu: IntArr
         fits = pairs[:, None] / experts / menu[None, :] < (kernel.fill_limit or 1.0)
         return np.where(fits.any(axis=1), fits.argmax(axis=1), menu.size - 1)
     if kernel.selection == "next_power_of_two":
-        whole = np.maximum(pairs.astype(np.int64) // experts, 1)
+        whole = np.maximum(floor_div(pairs, experts), 1)
         doubled = whole <= (kernel.double_up_to or 0)
         tile = next_power_of_two(np.where(doubled, 2 * whole, whole))
         limit = np.where(doubled, kernel.double_limit or menu[-1], menu[-1])

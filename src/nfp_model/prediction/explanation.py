@@ -23,6 +23,10 @@ _STEP_SHARE = 0.3
 """A jump from one position to the next that makes this share of the whole growth is called a step [-]."""
 
 
+_MOST_OF_GROWTH = 0.6
+"""Below this share of the growth the binding operator is named together with the next one [-]."""
+
+
 @dataclass(frozen=True)
 class Binding:
     """What ends a near-free range.
@@ -188,11 +192,16 @@ def binding_words(prediction: Prediction, boundary: Boundary, module: Module | N
     grid = np.array([boundary.baseline, boundary.nfp, past], dtype=np.int64)
     pairs = [(u, b) for u, b in zip(forward.uses, forward.bound, strict=True) if module is None or u.module == module]
     growths = [use.count * bound.seconds(forward.tokens(use, grid)) for use, bound in pairs]
-    index = int(np.argmax([float(seconds[2] - seconds[0]) for seconds in growths]))
+    added = np.array([float(seconds[2] - seconds[0]) for seconds in growths])
+    order = np.argsort(-added)
+    index = int(order[0])
     use, bound = pairs[index]
     mechanism, words = _mechanism(use, bound, forward.tokens(use, grid), growths[index], past)
-    growth = float(growths[index][2] - growths[index][0])
-    return Binding(use.name, mechanism, past, growth, words)
+    total = float(added.clip(min=0).sum())
+    if len(pairs) > 1 and added[index] < _MOST_OF_GROWTH * total:
+        runner_up = int(order[1])
+        words += f" ({added[index] / total:.0%} of the growth; {pairs[runner_up][0].name} {added[runner_up] / total:.0%})"
+    return Binding(use.name, mechanism, past, float(added[index]), words)
 
 
 def _mechanism(
@@ -220,13 +229,22 @@ def _moe_mechanism(use: OperatorUse, bound: BoundOperator, tokens: np.ndarray, p
     if added["matrix"] > added["memory"] and terms["matrix"][2] > 0.5 * terms["memory"][2]:
         blocks = f"{end['row_blocks']:.0f} blocks of {end['tile_rows']:.0f} rows"
         return "row_blocks", f"{use.name} become compute-bound {_where(past)}: {blocks} for {tokens[2]} tokens"
-    if end["experts_touched"] > 1.01 * start["experts_touched"]:
+    if _first_reads(end) - _first_reads(start) >= _further_reads(end) - _further_reads(start):
         touched = f"{end['experts_touched']:.1f} instead of {start['experts_touched']:.1f} touched"
         return "experts", f"{use.name}: {touched} {_where(past)}"
-    return (
-        "reread",
-        f"{use.name}: weights are read again for further {end['tile_rows']:.0f}-row blocks at {tokens[2]} tokens",
-    )
+    blocks = f"{end['row_blocks']:.1f} blocks of {end['tile_rows']:.0f} rows over {end['experts_touched']:.1f} experts"
+    return "reread", f"{use.name}: weights are read again for further row blocks at {tokens[2]} tokens ({blocks})"
+
+
+def _first_reads(values: dict[str, float]) -> float:
+    """Bytes of expert weights read for the first time [B]."""
+    return values["experts_touched"] * (values["up_bytes"] + values["down_bytes"])
+
+
+def _further_reads(values: dict[str, float]) -> float:
+    """Bytes of expert weights read again for second and later row blocks [B]."""
+    again = values["row_blocks"] - values["experts_touched"]
+    return again * (values["reread_up"] * values["up_bytes"] + values["reread_down"] * values["down_bytes"])
 
 
 def _gemm_mechanism(use: OperatorUse, bound: BoundOperator, tokens: np.ndarray, seconds: FloatArray) -> tuple[str, str]:

@@ -17,7 +17,9 @@ TileRule = Literal["fixed", "group", "group_power_of_two", "packed_power_of_two"
 """How many rows a tile has: as stated; the GQA group; the group's or the packed length's next power of two, at least
 ``tile_rows``; TRT-LLM-gen's ladder with its cost factors."""
 
-SplitRule = Literal["none", "fa2", "fa3", "fa4", "flashinfer", "trtllm_gen", "segments", "flex", "flashmla", "fill"]
+SplitRule = Literal[
+    "none", "fa2", "fa3", "fa4", "flashinfer", "trtllm_gen", "sglang_triton", "segments", "flex", "flashmla", "fill"
+]
 """Name of the KV-split rule; each is a function of :mod:`nfp_model.kernels.attention_splits`."""
 
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from nfp_model.errors import SpecError, UnsupportedError
+from nfp_model.quantities import canonical_dtype
 from nfp_model.specs.hf_reader import ConfigReader
 from nfp_model.specs.model import AttentionKind, Diffusion, LatentAttention, LinearAttention, SoftmaxAttention
 
@@ -26,12 +27,10 @@ class Family:
         As in :class:`~nfp_model.specs.model.MoEFFN`.
     ffn, experts, shared, router : str
         Module paths below a layer.
-    norms, norm_bias, tied : int, bool, bool
-        Norms per layer; LayerNorm; default of ``tie_word_embeddings``.
-    window : {"keys", "none"}
-        Whether ``sliding_window`` is in force.
+    norms, norm_bias, tied, windowed : int, bool, bool, bool
+        Norms per layer; LayerNorm; default of ``tie_word_embeddings``; whether ``sliding_window`` is in force.
     full_every : int
-        Every so-manieth layer is full where windows alternate and no field says how; 0 for windows everywhere.
+        Windows alternate with one full layer in so many where no field says how; 0 for windows everywhere.
     defaults : tuple of (str, int)
         Fields the family's files leave to its configuration class.
     diffusion : Diffusion or None
@@ -55,7 +54,7 @@ class Family:
     norms: int = 2
     norm_bias: bool = False
     tied: bool = False
-    window: Literal["keys", "none"] = "keys"
+    windowed: bool = True
     full_every: int = 0
     defaults: tuple[tuple[str, int], ...] = ()
     diffusion: Diffusion | None = None
@@ -79,7 +78,7 @@ _LLAMA4 = Family(
     expert_width_is_intermediate=True, ffn="feed_forward", experts="feed_forward.experts",
     shared="feed_forward.shared_expert", router="feed_forward.router",
 )  # fmt: skip
-_LING = Family(output_bias=False, qk_norm="head", router_bias=True, window="none")
+_LING = Family(output_bias=False, qk_norm="head", router_bias=True, windowed=False)
 _GEMMA3 = Family(
     qk_norm="head", norms=4, tied=True, full_every=6,
     defaults=(("num_attention_heads", 8), ("num_key_value_heads", 4), ("head_dim", 256), ("vocab_size", 262208),
@@ -156,10 +155,8 @@ def softmax_attention(cfg: ConfigReader, family: Family, hidden: int) -> Softmax
 
 def latent_attention(cfg: ConfigReader) -> LatentAttention:
     """Multi-head latent attention, with its indexer where one is configured."""
-    # Equal to the head count, or another meaning altogether, in every MLA configuration.
-    cfg.get("num_key_value_heads")
-    cfg.get("head_dim")
-    cfg.get("qk_head_dim")
+    for name in ("num_key_value_heads", "head_dim", "qk_head_dim"):
+        cfg.get(name)  # Equal to the head count, or another meaning altogether, in every MLA configuration.
     if cfg.flag("attention_bias"):
         raise UnsupportedError(f"{cfg.origin}: attention_bias on latent attention has no field in a model spec")
     return LatentAttention.from_mapping(
@@ -178,6 +175,12 @@ def latent_attention(cfg: ConfigReader) -> LatentAttention:
     )
 
 
+def state_dtype(cfg: ConfigReader) -> str:
+    """Storage of a recurrent state: as stated, the model's own for ``auto``, else 32 bits."""
+    stated = str(cfg.get("mamba_ssm_dtype", "mamba_ssm_cache_dtype", default="float32"))
+    return canonical_dtype(str(cfg.get("dtype", "torch_dtype", default="bfloat16")) if stated == "auto" else stated)
+
+
 def linear_attention(cfg: ConfigReader) -> LinearAttention:
     """Gated DeltaNet of Qwen3-Next and Qwen3.5."""
     return LinearAttention(
@@ -186,7 +189,7 @@ def linear_attention(cfg: ConfigReader) -> LinearAttention:
         key_head_dim=cfg.need("linear-attention key width", "linear_key_head_dim"),
         value_head_dim=cfg.need("linear-attention value width", "linear_value_head_dim"),
         conv_kernel=cfg.need("convolution taps", "linear_conv_kernel_dim"),
-        state_dtype=str(cfg.get("mamba_ssm_dtype", default="float32")),
+        state_dtype=state_dtype(cfg),
     )
 
 
@@ -203,14 +206,12 @@ def attention_table(
     if cfg.integer("kv_lora_rank"):
         return _latent_table(cfg, layers)
     full = softmax_attention(cfg, family, hidden)
-    limit = cfg.integer("max_position_embeddings")
-    window = cfg.integer("sliding_window", "sliding_window_size")
-    in_force = cfg.flag("use_sliding_window", default=True) and family.window == "keys"
-    stated, window = window, window if window and in_force and not (limit and window >= limit) else None
+    stated = cfg.integer("sliding_window", "sliding_window_size")
+    limit = cfg.integer("max_position_embeddings") or float("inf")
+    in_force = cfg.flag("use_sliding_window", default=True) and family.windowed
+    window = stated if stated and in_force and stated < limit else None
     chunk = cfg.integer("attention_chunk_size") or None
-    if window:
-        chunk = None
-    kinds = _layer_kinds(cfg, family, layers, window, chunk)
+    kinds = _layer_kinds(cfg, family, layers, window, None if window else chunk)
     if stated and not window:
         kinds = ["full" if kind == "sliding" else kind for kind in kinds]
     table: dict[str, AttentionKind] = {}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from nfp_model.errors import SpecError, UnsupportedError
-from nfp_model.specs.hf_families import Family, num_heads, softmax_attention
+from nfp_model.specs.hf_families import Family, num_heads, softmax_attention, state_dtype
 from nfp_model.specs.hf_layers import Draft, LayerDraft, Modules, attention_modules, ffn_modules, moe_ffn
 from nfp_model.specs.hf_reader import ConfigReader
 from nfp_model.specs.model import AttentionKind, DenseFFN, FFNKind, LinearAttention, SoftmaxAttention
@@ -43,10 +43,10 @@ def draft_nemotron_h(cfg: ConfigReader, family: Family, hidden: int) -> Draft:
 
 
 def _block_kinds(cfg: ConfigReader) -> list[str]:
-    pattern, named = cfg.get("hybrid_override_pattern"), cfg.get("layers_block_type")
+    pattern, named = cfg.get("hybrid_override_pattern"), cfg.sequence("layers_block_type")
     count = cfg.integer("num_hidden_layers")
-    kinds = list(named) if named else [_BLOCK_LETTERS.get(letter, letter) for letter in pattern or ""]
-    unknown = sorted(set(kinds) - set(_BLOCK_LETTERS.values()))
+    kinds = named or [_BLOCK_LETTERS.get(letter, letter) for letter in str(pattern or "")]
+    unknown = sorted({str(kind) for kind in kinds} - set(_BLOCK_LETTERS.values()))
     if unknown or not kinds:
         what = (
             f"block type '{unknown[0]}' is not known"
@@ -76,7 +76,7 @@ def _mamba(cfg: ConfigReader) -> LinearAttention:
         key_head_dim=cfg.need("Mamba state size", "ssm_state_size"),
         value_head_dim=2 * cfg.need("Mamba head width", "mamba_head_dim"),
         conv_kernel=cfg.need("convolution taps", "conv_kernel"),
-        state_dtype=str(cfg.get("mamba_ssm_cache_dtype", default="float32")),
+        state_dtype=state_dtype(cfg),
     )
 
 
@@ -128,47 +128,68 @@ def _feed_modules(layer: str, name: str, ffn: FFNKind, family: Family) -> Module
 
 def draft_blocks(cfg: ConfigReader, family: Family, hidden: int) -> Draft:
     """Nemotron-NAS: every block has a width, and perhaps an attention, of its own."""
-    blocks, heads = cfg.get("block_configs"), num_heads(cfg)
-    head_dim = cfg.integer("head_dim") or hidden // heads
     cfg.get("num_hidden_layers")
     cfg.get("intermediate_size")
+    blocks = cfg.sequence("block_configs")
     table: dict[str, AttentionKind] = {}
     ffn: dict[str, FFNKind] = {}
     layers: list[LayerDraft] = []
-    merged = 0
+    parts = merged = 0
     for i, block in enumerate(blocks):
-        attention, feed = block["attention"], block["ffn"]
-        for part in (attention, feed):
-            odd = [k for k in ("replace_with_linear", "sparsify", "window_length", "num_sink_tokens") if part.get(k)]
-            if odd:
-                raise UnsupportedError(f"{cfg.origin}: block {i} sets {odd[0]}, which a model spec cannot state")
+        feed, attention = _block_parts(cfg, block, f"{cfg.origin}: block {i}", hidden)
+        parts += (feed is not None) + (attention is not None)
         names: tuple[str, ...] = ()
         modules: Modules = {}
-        if not feed.get("no_op"):
-            width = _multiple_of_256(int(2 * feed["ffn_mult"] * hidden / 3))
-            names = (f"dense_{width}",)
-            ffn[names[0]] = DenseFFN(intermediate_size=width, bias=cfg.flag("mlp_bias"))
-            modules = ffn_modules(f"layers.{i}", ffn[names[0]], family)
-        if not attention.get("no_op"):
-            kv_heads = heads // attention["n_heads_in_group"]
-            kind = f"gqa_{kv_heads}"
-            table[kind] = SoftmaxAttention(
-                num_query_heads=heads, num_kv_heads=kv_heads, head_dim=head_dim, qkv_bias=cfg.flag("attention_bias")
-            )
-            layers.append(LayerDraft(kind, names, attention_modules(f"layers.{i}", table[kind], hidden) | modules))
-        elif names:
+        if feed is not None:
+            names = (f"dense_{feed.intermediate_size}",)
+            ffn[names[0]] = feed
+            modules = ffn_modules(f"layers.{i}", feed, family)
+        if attention is not None:
+            kind = f"gqa_{attention.num_kv_heads}"
+            table[kind] = attention
+            layers.append(LayerDraft(kind, names, attention_modules(f"layers.{i}", attention, hidden) | modules))
+        elif feed is not None:
             if not layers:
                 raise UnsupportedError(f"{cfg.origin}: block {i} has no attention and none before it")
             last = layers.pop()
             layers.append(LayerDraft(last.attention, last.ffn + names, last.modules | modules))
             merged += 1
-    note = (
-        f"{merged} of {len(blocks)} blocks have no attention; their feed-forward is counted with the layer before"
-        if merged
-        else ""
-    )
-    return Draft(table, ffn, tuple(layers), 2, merged * hidden, (note,) if note else ())
+    where = "their feed-forward is counted with the layer before"
+    notes = (f"{merged} of {len(blocks)} blocks have no attention; {where}",) if merged else ()
+    # Each part has one norm; two are counted for every layer.
+    return Draft(table, ffn, tuple(layers), 2, max(0, parts - 2 * len(layers)) * hidden, notes)
 
 
-def _multiple_of_256(width: int) -> int:
-    return -(-width // 256) * 256
+def _block_parts(
+    cfg: ConfigReader, block: object, where: str, hidden: int
+) -> tuple[DenseFFN | None, SoftmaxAttention | None]:
+    """Feed-forward and attention of one block, None for what it leaves out."""
+    tables = (block.get("attention"), block.get("ffn")) if isinstance(block, dict) else (None, None)
+    if not isinstance(tables[0], dict) or not isinstance(tables[1], dict):
+        raise SpecError(f"{where}: needs the tables attention and ffn")
+    attention, feed = ConfigReader(tables[0], {}, where), ConfigReader(tables[1], {}, where)
+    for part in (attention, feed):
+        for name in ("replace_with_linear", "sparsify", "window_length", "num_sink_tokens"):
+            if part.get(name):
+                raise UnsupportedError(f"{where} sets {name}, which a model spec cannot state")
+    dense = grouped = None
+    if not feed.flag("no_op"):
+        mult = feed.get("ffn_mult")
+        if not isinstance(mult, (int, float)) or not 0 < mult < 1e6:
+            raise SpecError(f"{where}: ffn_mult must be a number above 0, got {mult!r}")
+        # A gated block's two thirds, rounded up to 256 (modeling_decilm).
+        width = -(-int(2 * mult * hidden / 3) // 256) * 256
+        dense = DenseFFN.from_mapping({"intermediate_size": width, "bias": cfg.flag("mlp_bias")}, where)
+    if not attention.flag("no_op"):
+        heads, group = num_heads(cfg), attention.need("heads per KV head", "n_heads_in_group")
+        grouped = SoftmaxAttention.from_mapping(
+            {
+                "num_query_heads": heads,
+                "num_kv_heads": heads // group,
+                "head_dim": cfg.integer("head_dim") or hidden // heads,
+                "qkv_bias": cfg.flag("attention_bias"),
+                "output_bias": cfg.flag("attention_bias"),
+            },
+            where,
+        )
+    return dense, grouped

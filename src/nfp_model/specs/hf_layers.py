@@ -94,8 +94,7 @@ def _routed_layers(cfg: ConfigReader, count: int) -> list[bool]:
     every = 1 if isinstance(cfg.get("moe_layer_freq"), list) else (cfg.integer("moe_layer_freq", default=1) or 1)
     types = cfg.per_layer("mlp_layer_types", count)
     step = cfg.integer("decoder_sparse_step", "interleave_moe_layer_step", default=1) or 1
-    only_dense = set(cfg.get("mlp_only_layers", default=()))
-    chosen = cfg.get("moe_layers")
+    only_dense, chosen = cfg.sequence("mlp_only_layers"), cfg.sequence("moe_layers")
     if not experts or cfg.get("enable_moe_block", default=True) is False:
         return [False] * count
     routed = [i >= first_dense and i % every == 0 and (i + 1) % step == 0 and i not in only_dense for i in range(count)]

@@ -131,6 +131,13 @@ class ConfigReader:
             raise SpecError(f"{self.origin}: {name} has {len(value)} entries for {num_layers} layers")
         return value[:num_layers]
 
+    def sequence(self, name: str) -> list[Any]:
+        """A list, empty where the field is absent."""
+        value = self.get(name, default=[])
+        if not isinstance(value, list):
+            raise SpecError(f"{self.origin}: {name} must be a list, got {value!r}")
+        return value
+
     def refuse_beyond(self) -> None:
         """Refuse a configuration that sets a field of :data:`BEYOND`.
 

@@ -147,7 +147,7 @@ def _download(hub_id: str) -> tuple[dict[str, Any], dict[str, Any] | None, str, 
 
 def _family_name(data: Mapping[str, Any], config: Mapping[str, Any], origin: str) -> str:
     """The entry of :data:`FAMILIES`, from the inner model type, else the outer one."""
-    if "LLaDAMoEModelLM" in (data.get("architectures") or ()):
+    if "LLaDAMoEModelLM" in str(data.get("architectures")):
         return "llada_moe"
     names = [str(source["model_type"]) for source in (config, data) if source.get("model_type")]
     for model_type in names:

@@ -172,6 +172,13 @@ class MoEKernel(Spec):
         The rule was inferred from measured steps; ``notes`` says which.
     notes : tuple of str
         What the rule leaves out, or the evidence of an inferred one.
+
+    Examples
+    --------
+    >>> from nfp_model.specs.kernel_library import load_kernel
+    >>> kernel = load_kernel("trtllm_gen_moe:untuned")
+    >>> kernel.menu, kernel.menu_offset
+    ((8, 16, 32, 64, 128), -1)
     """
 
     name: str

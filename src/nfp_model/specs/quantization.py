@@ -13,7 +13,7 @@ from fnmatch import fnmatchcase
 from functools import cached_property
 from typing import Any
 
-from nfp_model.errors import UnsupportedError
+from nfp_model.errors import NfpModelError, SpecError, UnsupportedError
 
 ALGORITHMS = {
     "FP8": "fp8", "FP8_PER_CHANNEL_PER_TOKEN": "fp8", "FP8_PB_WO": "fp8_block", "FP8_BLOCK": "fp8_block",
@@ -129,7 +129,10 @@ def _is_pattern(name: str) -> bool:
 
 def _matcher(pattern: str) -> Any:
     if pattern.startswith("re:"):
-        expression = re.compile(pattern[3:])
+        try:
+            expression = re.compile(pattern[3:])
+        except re.error as error:
+            raise SpecError(f"quantisation pattern '{pattern}' is no regular expression ({error})") from None
         return lambda module: bool(expression.match(module) or expression.match(f"model.{module}"))
     glob = _PREFIX.sub("", pattern)
     return lambda module: fnmatchcase(module, glob) or fnmatchcase(module, f"{glob}.*")
@@ -149,7 +152,18 @@ def read_quantization(config: Mapping[str, Any], origin: str) -> Quantization:
     ------
     UnsupportedError
         For a method, algorithm or bit width without a storage format; the message names it and those that are known.
+    SpecError
+        For a table of another form.
     """
+    try:
+        return _read(config, origin)
+    except NfpModelError:
+        raise
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise SpecError(f"{origin}: the quantisation table is malformed ({error})") from None
+
+
+def _read(config: Mapping[str, Any], origin: str) -> Quantization:
     method = config.get("quant_method")
     excluded = _names(config, "modules_to_not_convert", "ignore", "exclude_modules", "ignored_layers")
     if method in ("fp8", "fbgemm_fp8"):
@@ -171,7 +185,10 @@ def read_quantization(config: Mapping[str, Any], origin: str) -> Quantization:
 
 
 def _names(config: Mapping[str, Any], *keys: str) -> tuple[str, ...]:
-    return tuple(name for key in keys for name in (config.get(key) or ()))
+    names = tuple(name for key in keys for name in (config.get(key) or ()))
+    if not all(isinstance(name, str) for name in names):
+        raise TypeError("module names must be text")
+    return names
 
 
 def _integer_scheme(config: Mapping[str, Any], excluded: tuple[str, ...], origin: str) -> Quantization:

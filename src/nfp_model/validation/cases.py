@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from nfp_model.errors import InvalidArgumentError, unknown_name
+from nfp_model.operators import Attention, FusedMoE, Gemm
 from nfp_model.quantities import element_type
 from nfp_model.specs.model import DenseFFN, ModelSpec, MoEFFN, SoftmaxAttention
 from nfp_model.specs.registry import load_model
@@ -141,6 +142,37 @@ def cases_of(kind: str) -> tuple[Case, ...]:
     if kind not in makers:
         raise unknown_name("kind of measurement", kind, KINDS)
     return tuple(dict.fromkeys(makers[kind]()))
+
+
+def operator_of(case: Case) -> Gemm | FusedMoE | Attention | None:
+    """The operator record of a case, for predicting its steps; None for ceilings and whole forwards.
+
+    Examples
+    --------
+    >>> operator_of(Case("gemm", ("qkv", 6144, 4096, "fp8", "scaled_mm")))
+    Gemm(out_features=6144, in_features=4096, weight_dtype='fp8', activation_dtype='bfloat16')
+    """
+    if case.operator == "gemm":
+        return Gemm(case.number("out_features"), case.number("in_features"), str(case["weight_dtype"]))
+    if case.operator == "moe":
+        return FusedMoE(
+            hidden_size=case.number("hidden_size"),
+            intermediate_size=case.number("intermediate_size"),
+            num_experts=case.number("num_experts"),
+            top_k=case.number("top_k"),
+            weight_dtype=str(case["weight_dtype"]),
+            routing=str(case["routing"]),
+        )
+    if case.operator == "attention":
+        return Attention(
+            num_query_heads=case.number("num_query_heads"),
+            num_kv_heads=case.number("num_kv_heads"),
+            head_dim=case.number("head_dim"),
+            context_length=case.context,
+            batch_size=case.batch,
+            causal=bool(case.number("causal")),
+        )
+    return None
 
 
 def _ceilings() -> Iterator[Case]:

@@ -199,13 +199,13 @@ class CudaBackend:
         except CannotMeasure:
             raise
         except torch.cuda.OutOfMemoryError:
-            self.release()
+            self._forget_benches()
             raise CannotMeasure("out of device memory") from None
         except (RuntimeError, ImportError, AttributeError, TypeError, NotImplementedError, ValueError) as error:
             # Another library version or an unsupported shape: name it and go on, unless the device itself is lost.
             reason = f"{type(error).__name__}: {(str(error).strip() or 'no message').splitlines()[0]}"
             self._require_alive(reason)
-            self.release()
+            self._forget_benches()
             raise CannotMeasure(reason) from error
         finally:
             timer.graph = None
@@ -239,8 +239,11 @@ class CudaBackend:
         self.checked.add(case)
 
     def release(self) -> None:
-        """Drop every bench and give its memory back."""
-        self.benches.clear()
+        """Drop every bench and loaded model and give their memory back."""
         self.shared.clear()
+        self._forget_benches()
+
+    def _forget_benches(self) -> None:
+        self.benches.clear()
         gc.collect()
         self.torch.cuda.empty_cache()

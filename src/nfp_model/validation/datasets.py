@@ -128,6 +128,12 @@ def noise_between(first: Iterable[Curve], second: Iterable[Curve]) -> RepeatNois
 
     Curves are matched by shape and data types, points by token count; shapes that either side has more than one curve
     of (kernels that compete) are left out.
+
+    Examples
+    --------
+    >>> from nfp_model.validation.published import mixtral_h100_vllm
+    >>> noise_between(mixtral_h100_vllm(), mixtral_h100_vllm()).median_mape
+    0.0
     """
     ours, theirs = _unique(first), _unique(second)
     return _noise([(curve, theirs[key]) for key, curve in ours.items() if key in theirs])
@@ -137,6 +143,17 @@ def curves_of(measurements: Iterable[Measurement]) -> tuple[Curve, ...]:
     """Gather single measurements into curves: median of repeats, (max - min) / median as their spread.
 
     Points of one curve share everything but tokens, seconds and spread.
+
+    Examples
+    --------
+    >>> from nfp_model.validation.shapes import GemmShape
+    >>> points = [
+    ...     Measurement("gemm", GemmShape(4096, 4096), "h100_sxm5", "torch", tokens, seconds)
+    ...     for tokens, seconds in ((16, 1.5e-5), (1, 1.4e-5), (16, 1.7e-5))
+    ... ]
+    >>> (curve,) = curves_of(points)
+    >>> curve.tokens.tolist(), curve.seconds.tolist(), curve.half
+    ([1, 16], [1.4e-05, 1.6e-05], 'fit')
     """
     groups: dict[Measurement, list[Measurement]] = {}
     for point in measurements:

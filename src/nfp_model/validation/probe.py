@@ -250,12 +250,12 @@ def to_toml(values: Mapping[str, Any]) -> str:
 
     Examples
     --------
-    >>> print(to_toml({"name": "x", "sizes": (1, 2), "peak": {"bfloat16": 1e12}}), end="")
+    >>> print(to_toml({"name": "x", "sizes": (1, 2), "peak": {"bfloat16": 4.8}}), end="")
     name = "x"
     sizes = [1, 2]
     <BLANKLINE>
     [peak]
-    bfloat16 = 1e+12
+    bfloat16 = 4.8
     """
     plain = {name: value for name, value in values.items() if not isinstance(value, Mapping)}
     nested = {name: value for name, value in values.items() if isinstance(value, Mapping)}

@@ -63,6 +63,11 @@ class MoEShape:
         Three matrices per expert, else two.
     routing : str
         As :class:`~nfp_model.workload.Routing` reads it.
+
+    Examples
+    --------
+    >>> MoEShape(2048, 768, num_experts=128, top_k=8, expert_parallel=4).split_key
+    'moe|2048|768|8|128|4'
     """
 
     hidden_size: int
@@ -119,6 +124,13 @@ class AttentionShape:
         Sequences [-]; None when they are the axis, one query position each. Otherwise positions per sequence are.
     window : int
         Sliding window [tokens], 0 for none.
+
+    Examples
+    --------
+    >>> AttentionShape(32, 8, 128, context_length=4095).axis
+    'sequences'
+    >>> AttentionShape(32, 8, 128, context_length=4095, batch_size=2).axis
+    'positions'
     """
 
     num_query_heads: int

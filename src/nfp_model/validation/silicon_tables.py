@@ -142,6 +142,11 @@ def system_of(gpu: str) -> str:
         For a system that is left out on purpose.
     UnknownNameError
         For any other name without measurements.
+
+    Examples
+    --------
+    >>> system_of("rtx_pro_6000_blackwell")
+    'rtx_pro_6000_server'
     """
     if gpu in EXCLUDED_SYSTEMS:
         raise UnsupportedError(f"'{gpu}' is left out: {EXCLUDED_SYSTEMS[gpu]}")

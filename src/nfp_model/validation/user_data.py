@@ -75,6 +75,15 @@ def write_records(path: str | Path, measurements: Iterable[Measurement], comment
     ------
     InvalidArgumentError
         For another suffix, or nothing to write.
+
+    Examples
+    --------
+    >>> from nfp_model.validation.published import mixtral_h100_vllm
+    >>> points = list(mixtral_h100_vllm().curves[0].measurements())
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     write_records(Path(folder) / "mine.csv", points, ["one H100, bf16"])
+    ...     read_records(Path(folder) / "mine.csv") == tuple(points)
+    True
     """
     path = Path(path)
     rows = [_row(point) for point in measurements]

@@ -1,0 +1,288 @@
+"""Bounded robust least squares in log time: a few constants of one equation from measured curves.
+
+The residual of a point is w log(T_predicted / T_measured) with weights that make every curve count alike, under the soft-L1
+loss; the unknowns are the logarithms of the constants, bounded, and drawn weakly towards the uncalibrated value so that a
+constant the data say nothing about stays there with its prior uncertainty.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from nfp_model.cost.compiled import FloatArray
+from nfp_model.errors import InvalidArgumentError
+from nfp_model.specs.calibration import OperatorKind
+from nfp_model.uncertainty import Z80
+from nfp_model.validation.fit_points import FitPoints, collect, weights
+
+SOFT = 0.05
+"""Log residual beyond which the loss grows linearly instead of quadratically [-]."""
+
+PRIOR_SPREAD = 1.0
+"""Prior standard deviation of the logarithm of a constant: a factor of e either way [-]."""
+
+POINTS_PER_CONSTANT = 3
+"""Fewest points per fitted constant [-]."""
+
+FOLDS = 5
+"""Parts the shapes are left out in, in turn, to size the band [-]."""
+
+
+@dataclass(frozen=True)
+class Unknown:
+    """A constant to fit, where the search starts and its bounds, in the constant's own unit."""
+
+    name: str
+    start: float
+    low: float
+    high: float
+
+
+_MEMORY = Unknown("memory_efficiency", 0.85, 0.3, 1.2)
+_OVERLAP = Unknown("overlap_exponent", 3.0, 1.05, 12.0)
+_DECODE_ATTENTION = (
+    Unknown("fixed_time_s", 10e-6, 0.5e-6, 60e-6),
+    _MEMORY,
+    _OVERLAP,
+    Unknown("sequence_time_s", 0.01e-6, 1e-10, 1e-6),
+    Unknown("step_share", 0.5, 0.05, 5.0),
+    Unknown("cta_time_s", 2e-6, 0.05e-6, 20e-6),
+    Unknown("split_time_s", 0.5e-6, 0.02e-6, 10e-6),
+)
+
+UNKNOWNS: dict[OperatorKind, tuple[Unknown, ...]] = {
+    "gemm": (
+        Unknown("fixed_time_s", 3e-6, 0.3e-6, 30e-6),
+        _MEMORY,
+        Unknown("matrix_efficiency", 0.8, 0.1, 1.2),
+        _OVERLAP,
+        Unknown("chain_time_s", 1.5e-9, 0.02e-9, 30e-9),
+        Unknown("split_time_s", 1.5e-6, 0.05e-6, 15e-6),
+    ),
+    "moe": (
+        Unknown("fixed_time_s", 25e-6, 1e-6, 200e-6),
+        _MEMORY,
+        Unknown("matrix_efficiency", 0.5, 0.05, 1.2),
+        _OVERLAP,
+        Unknown("reread_share", 0.15, 0.005, 1.0),
+        Unknown("activation_efficiency", 0.5, 0.02, 15.0),
+    ),
+    "attention": _DECODE_ATTENTION,
+    "latent_attention": _DECODE_ATTENTION,
+    "collective": (Unknown("fixed_time_s", 9.5e-6, 0.5e-6, 200e-6), Unknown("memory_efficiency", 0.8, 0.05, 1.5)),
+}
+"""What a fit moves, by operator: at most six numbers, seven for attention."""
+
+HELD: dict[str, dict[str, float]] = {
+    "attention": {"matrix_efficiency": 0.6},
+    "latent_attention": {"matrix_efficiency": 0.6},
+}
+"""Constants held where the data do not reach them."""
+
+
+@dataclass(frozen=True)
+class ConstantsFit:
+    """Fitted constants and how sure they are.
+
+    Attributes
+    ----------
+    constants : dict
+        Every constant of the equation, the held ones too, rounded as they are printed.
+    fitted : tuple of str
+        Order of the covariance.
+    covariance : ndarray
+        Of the logarithms, shapes being what varies: the sandwich estimate clustered by curve, prior included [-].
+    log_scatter : float
+        Weighted root mean square of log(measured / predicted) [-].
+    band_scatter : float
+        Scatter with which the 80 % band covers 80 % of shapes left out in turn [-].
+    """
+
+    constants: dict[str, float]
+    fitted: tuple[str, ...]
+    covariance: FloatArray
+    log_scatter: float
+    band_scatter: float
+
+
+def significant(value: float, digits: int = 4) -> float:
+    """A number with so many significant digits, as calibration files print it.
+
+    Examples
+    --------
+    >>> significant(0.123456), significant(2.99999e-06)
+    (0.1235, 3e-06)
+    """
+    return float(f"{value:.{digits - 1}e}")
+
+
+def fit_constants(points: FitPoints, groups: Sequence[str] | None = None) -> ConstantsFit:
+    """Constants of one equation from measured points.
+
+    Parameters
+    ----------
+    points : FitPoints
+        Of the fit half, within the tokens that shall count.
+    groups : sequence of str or None
+        Group of each curve; groups count alike, and curves within each.
+
+    Raises
+    ------
+    InvalidArgumentError
+        For too few points, or points on one side of the knee only; the message says which tokens to measure next.
+    """
+    refuse_unfit(points)
+    unknowns = UNKNOWNS[points.operator]
+    weight = weights(points, groups)
+    found = _solve(points, weight, _start(unknowns))
+    constants = _constants(points.operator, found)
+    residual = np.log(points.seconds / points.predicted(constants))
+    log_scatter = float(np.sqrt(np.average(residual**2, weights=weight)))
+    covariance = _covariance(points, weight, found, residual)
+    band = _band_scatter(points, weight, groups, found, covariance)
+    names = tuple(unknown.name for unknown in unknowns)
+    return ConstantsFit(constants, names, covariance, significant(log_scatter, 3), significant(band, 3))
+
+
+def refuse_unfit(points: FitPoints) -> None:
+    """Refuse points that cannot determine the constants; see :func:`fit_constants`."""
+    unknowns = UNKNOWNS[points.operator]
+    needed = POINTS_PER_CONSTANT * len(unknowns)
+    prior = _constants(points.operator, _start(unknowns))
+    beyond = points.sides(prior) > 0.5 if len(points) else np.zeros(0, dtype=bool)
+    if len(points) < needed:
+        raise InvalidArgumentError(
+            f"{len(points)} points are too few to fit {len(unknowns)} constants of {points.operator}, at least {needed} are"
+            f" needed; {advice(points, None)}"
+        )
+    if min(int(beyond.sum()), int((~beyond).sum())) < POINTS_PER_CONSTANT:
+        side = "above" if beyond.sum() > (~beyond).sum() else "below"
+        raise InvalidArgumentError(
+            f"all but a few of the {len(points)} points lie {side} the knee, where memory and other work take equal time;"
+            f" {advice(points, side == 'below')}"
+        )
+
+
+def advice(points: FitPoints, above: bool | None) -> str:
+    """Which tokens to measure next: nearest the predicted knee of the first shape, above it, below it, or both (None)."""
+    if not points.curves:
+        return "measure some shapes at 1 to 1024 tokens"
+    candidates = 2 ** np.arange(15, dtype=np.int64)
+    curve = points.curves[0]
+    probe = replace(curve, tokens=candidates, seconds=np.ones(candidates.size), kernel_index=None, spread=None, beyond_l2=None)
+    grid = collect([probe], curve.backend if curve.backend in ("vllm", "sglang", "trtllm", "torch") else "uncalibrated")
+    beyond = grid.sides(_constants(points.operator, _start(UNKNOWNS[points.operator]))) > 0.5
+    knee = int(np.argmax(beyond)) if beyond.any() else candidates.size
+    wanted = slice(knee, knee + 3) if above else slice(max(0, knee - 3), max(3, knee))
+    if above is None:
+        wanted = slice(max(0, knee - 2), knee + 2)
+    some = ", ".join(str(count) for count in candidates[wanted].tolist()) or "more than 16384"
+    return f"measure next {some} {curve.axis} of {curve.split_key.replace('|', ' ')}"
+
+
+def _start(unknowns: Sequence[Unknown]) -> FloatArray:
+    return np.log([unknown.start for unknown in unknowns])
+
+
+def _constants(operator: OperatorKind, logs: FloatArray) -> dict[str, float]:
+    named = {unknown.name: significant(float(np.exp(x))) for unknown, x in zip(UNKNOWNS[operator], logs, strict=True)}
+    return {**named, **HELD.get(operator, {})}
+
+
+def _exact(operator: OperatorKind, logs: FloatArray) -> dict[str, float]:
+    named = {unknown.name: float(np.exp(x)) for unknown, x in zip(UNKNOWNS[operator], logs, strict=True)}
+    return {**named, **HELD.get(operator, {})}
+
+
+def _solve(points: FitPoints, weight: FloatArray, start: FloatArray, evaluations: int = 60) -> FloatArray:
+    from scipy.optimize import least_squares
+
+    unknowns = UNKNOWNS[points.operator]
+    centre, low, high = _start(unknowns), np.log([u.low for u in unknowns]), np.log([u.high for u in unknowns])
+    root, measured = np.sqrt(weight), np.log(points.seconds)
+
+    def residuals(logs: FloatArray) -> FloatArray:
+        errors = root * (np.log(points.predicted(_exact(points.operator, logs))) - measured)
+        return np.concatenate([errors, SOFT / PRIOR_SPREAD * (logs - centre)])
+
+    solution = least_squares(
+        residuals,
+        np.clip(start, low + 1e-6, high - 1e-6),
+        bounds=(low, high),
+        loss="soft_l1",
+        f_scale=SOFT,
+        x_scale=0.3,
+        ftol=1e-7,
+        xtol=1e-6,
+        max_nfev=evaluations,
+    )
+    return np.asarray(solution.x)
+
+
+def _covariance(points: FitPoints, weight: FloatArray, logs: FloatArray, residual: FloatArray) -> FloatArray:
+    """Sandwich estimate, clustered by curve: H^-1 (sum over curves of g g') H^-1 with the soft-L1 loss's curvature [-]."""
+    step = 1e-3
+    columns = []
+    for place in range(logs.size):
+        moved = [np.array(logs), np.array(logs)]
+        moved[0][place] += step
+        moved[1][place] -= step
+        up, down = (np.log(points.predicted(_exact(points.operator, to))) for to in moved)
+        columns.append((up - down) / (2 * step))
+    jacobian = np.array(columns)
+    softened = weight / np.sqrt(1.0 + weight * (residual / SOFT) ** 2)
+    bread = (jacobian * softened) @ jacobian.T + np.eye(logs.size) * (SOFT / PRIOR_SPREAD) ** 2
+    scores = jacobian * softened * residual
+    per_curve = np.array([np.bincount(points.curve, row, minlength=len(points.curves)) for row in scores])
+    meat = per_curve @ per_curve.T + np.eye(logs.size) * (SOFT**2 / PRIOR_SPREAD) ** 2
+    inverse = np.linalg.inv(bread)
+    return np.asarray(inverse @ meat @ inverse)
+
+
+def _band_scatter(
+    points: FitPoints, weight: FloatArray, groups: Sequence[str] | None, found: FloatArray, covariance: FloatArray
+) -> float:
+    """Scatter with which the 80 % band covers 80 % of the points of shapes left out in turn; see ``latency_band`` [-]."""
+    keys = [curve.split_key for curve in points.curves]
+    place = {key: number % FOLDS for number, key in enumerate(sorted(set(keys)))}
+    fold = np.array([place[key] for key in keys])[points.curve]
+    missed = np.zeros(len(points))
+    for part in range(min(FOLDS, len(place))):
+        out = fold == part
+        kept = points.where(~out)
+        if len(kept) < POINTS_PER_CONSTANT * found.size:
+            kept = points
+        logs = _solve(kept, weights(kept, groups), found, evaluations=8)
+        there = points.where(out)
+        missed[out] = np.log(there.seconds / there.predicted(_exact(points.operator, logs)))
+    order = np.argsort(np.abs(missed))
+    share = np.cumsum(weight[order]) / weight.sum()
+    reach = float(np.abs(missed)[order][min(int(np.searchsorted(share, 0.8)), len(points) - 1)])
+    # The covariance's part of the band is a constant's: its mean square over the points is taken off.
+    return reach / Z80 if not covariance.size else _less(reach / Z80, points, found, covariance)
+
+
+def _less(deviation: float, points: FitPoints, logs: FloatArray, covariance: FloatArray) -> float:
+    base = np.log(points.predicted(_exact(points.operator, logs)))
+    step = 1e-3
+    gradient = []
+    for place in range(logs.size):
+        moved = np.array(logs)
+        moved[place] += step
+        gradient.append((np.log(points.predicted(_exact(points.operator, moved))) - base) / step)
+    spread = np.einsum("ip,ij,jp->p", np.array(gradient), covariance, np.array(gradient))
+    return float(np.sqrt(max(deviation**2 - float(np.median(spread)), (0.25 * deviation) ** 2)))
+
+
+def rounded_covariance(covariance: FloatArray) -> tuple[tuple[float, ...], ...]:
+    """A covariance as calibration files print it: three significant digits, symmetric."""
+    return tuple(tuple(significant(float((covariance[i, j] + covariance[j, i]) / 2), 3) for j in range(len(covariance))) for i in range(len(covariance)))
+
+
+__all__ = [
+    "HELD", "UNKNOWNS", "ConstantsFit", "Mapping", "Unknown", "advice", "fit_constants", "refuse_unfit", "rounded_covariance",
+    "significant",
+]  # fmt: skip

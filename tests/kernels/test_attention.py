@@ -1,0 +1,401 @@
+"""Attention granularity: mode switches, tiles and KV splits as the sources state them, and brute force."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given, settings, strategies as st
+
+from nfp_model.errors import InvalidArgumentError, UnsupportedError
+from nfp_model.kernels.attention import (
+    TRTLLM_GEN_LOOP_COST,
+    TRTLLM_GEN_REDUCTION_COST,
+    TRTLLM_GEN_TILES,
+    attention_counts,
+    attention_edges,
+    attention_row,
+    serial_steps,
+)
+from nfp_model.kernels.attention_splits import (
+    SPLIT_RULES,
+    SplitCase,
+    fa2_splits,
+    fa3_splits,
+    fa4_splits,
+    flex_splits,
+    sglang_triton_splits,
+)
+from nfp_model.kernels.selection import select_attention
+from nfp_model.operators import Attention
+from nfp_model.specs.attention_kernel import AttentionKernel, AttentionRow
+from nfp_model.specs.kernel_library import load_kernel
+from nfp_model.specs.registry import load_hardware
+
+A100, H100, B200 = (load_hardware(name) for name in ("a100", "h100", "b200"))
+GQA = Attention(32, 8, 128, 4096)
+
+
+def kernel(key: str) -> AttentionKernel:
+    found = load_kernel(key)
+    assert isinstance(found, AttentionKernel)
+    return found
+
+
+def mla(heads: int, batch_size: int = 1, context: int = 4096) -> Attention:
+    return Attention(heads, 1, 576, context, batch_size, value_head_dim=512, shared_kv=True, latent=True)
+
+
+class TestModeSwitches:
+    def test_fa2_loses_packing_and_split_at_two_positions(self) -> None:
+        counts = attention_counts(kernel("fa2_sm80:paged_varlen"), A100, GQA, np.array([1, 2, 64, 65]))
+        assert counts.query_tiles.tolist() == [1, 4, 4, 8]  # g = 4 heads on the rows, then one head a CTA
+        assert counts.splits[0] > 1
+        assert counts.splits[1:].tolist() == [1, 1, 1]
+        assert counts.kv_reads.tolist() == [1, 4, 4, 8]
+
+    def test_fa2_with_a_window_never_packs(self) -> None:
+        windowed = Attention(32, 8, 128, 4096, window=1024)
+        assert attention_counts(kernel("fa2_sm80:paged_varlen"), A100, windowed, np.array([1])).query_tiles.item() == 4
+
+    def test_fa3_fork_tile_doubles_above_64_packed_rows(self) -> None:
+        counts = attention_counts(kernel("fa3_sm90:decode_vllm"), H100, GQA, np.array([16, 17, 32, 33]))
+        assert counts.tile_rows.tolist() == [64, 128, 128, 128]
+        assert counts.query_tiles.tolist() == [1, 1, 1, 2]
+
+    def test_fa3_fork_keeps_the_upstream_tile_under_a_window(self) -> None:
+        windowed = Attention(32, 8, 128, 4096, window=1024)
+        assert attention_counts(kernel("fa3_sm90:decode_vllm"), H100, windowed, np.array([1])).tile_rows.item() == 128
+
+    def test_fa4_second_stage_above_128_packed_rows(self) -> None:
+        assert attention_counts(kernel("fa4_sm100:decode"), B200, GQA, np.array([32, 33])).tile_rows.tolist() == [
+            128,
+            256,
+        ]
+
+    def test_vllm_triton_leaves_the_split_kernel_after_eight_positions(self) -> None:
+        counts = attention_counts(kernel("vllm_triton_attention_sm80:unified"), A100, GQA, np.array([8, 9]))
+        assert counts.splits.tolist() == [16, 1]
+
+    def test_vllm_triton_leaves_the_split_kernel_on_a_large_grid(self) -> None:
+        # 128 / n_kv = 16 query blocks over the batch; g = 4 gives four positions a block.
+        for batch, splits in ((16, 16), (17, 1)):
+            operator = Attention(32, 8, 128, 4096, batch_size=batch)
+            assert (
+                attention_counts(
+                    kernel("vllm_triton_attention_sm80:unified"), A100, operator, np.array([4])
+                ).splits.item()
+                == splits
+            )
+
+    def test_vllm_triton_block_diffusion_is_never_split(self) -> None:
+        block = Attention(32, 8, 128, 4096, causal=False)
+        assert (
+            attention_counts(kernel("vllm_triton_attention_sm80:unified"), A100, block, np.arange(1, 9)).splits.max()
+            == 1
+        )
+
+    def test_sglang_flashinfer_decode_to_prefill(self) -> None:
+        small_group = Attention(16, 8, 128, 4096)  # g = 2: the CUDA-core decode kernel serves one position
+        counts = attention_counts(kernel("flashinfer_sm80:sglang"), A100, small_group, np.array([1, 2]))
+        assert counts.tile_rows.tolist() == [2, 16]
+
+    def test_sglang_triton_decode_to_extend(self) -> None:
+        counts = attention_counts(kernel("sglang_triton_attention_sm80:decode_extend"), A100, GQA, np.array([1, 2]))
+        assert counts.splits.tolist() == [8, 1]
+        assert counts.tile_rows.tolist() == [16, 128]
+
+    @pytest.mark.parametrize(("batch", "tiles"), [(1, [16, 16, 64, 64, 128]), (4, [16, 64, 128, 128, 128])])
+    def test_flashinfer_tile_under_captured_graphs(self, batch: int, tiles: list[int]) -> None:
+        # Packed length is (B N - B + 1) g with g = 4: the worst case a graph of that many rows may hold.
+        operator = Attention(32, 8, 128, 4096, batch_size=batch)
+        counts = attention_counts(kernel("flashinfer_sm80:sglang"), A100, operator, np.array([1, 4, 5, 16, 17]))
+        assert counts.tile_rows.tolist() == tiles
+
+    def test_flashinfer_tile_follows_the_packed_length(self) -> None:
+        counts = attention_counts(kernel("flashinfer_sm80:append"), A100, GQA, np.array([4, 5, 16, 17]))
+        assert counts.tile_rows.tolist() == [16, 64, 64, 128]
+
+    def test_xqa_tiles(self) -> None:
+        counts = attention_counts(kernel("xqa_sm80:precompiled"), H100, GQA, np.array([1, 3, 4, 8, 9]))
+        assert counts.tile_rows.tolist() == [4, 16, 32, 32, 32]
+        assert counts.query_tiles.tolist() == [1, 1, 1, 1, 2]
+
+
+class TestTiles:
+    @pytest.mark.parametrize(("heads", "positions"), [(8, 16), (16, 8), (32, 4), (40, 3), (56, 2), (64, 2), (128, 1)])
+    def test_positions_of_an_aligned_tile(self, heads: int, positions: int) -> None:
+        # g = 1, 2, 4, 5, 7, 8, 16 heads: floor(16 / g) whole positions in a tile of 16.
+        operator = Attention(heads, 8, 128, 4096, batch_size=64)
+        counts = attention_counts(
+            kernel("vllm_triton_attention_sm80:unified"), A100, operator, np.array([positions, positions + 1])
+        )
+        assert counts.query_tiles.tolist() == [1, 2]
+
+    @settings(max_examples=100, deadline=None)
+    @given(n=st.integers(1, 300), group=st.integers(1, 64), tile=st.sampled_from([8, 16, 64, 128]))
+    def test_packings_against_their_definition(self, n: int, group: int, tile: int) -> None:
+        expected = {
+            "free": math.ceil(n * group / tile),
+            "aligned": math.ceil(n / max(1, tile // group)) * math.ceil(group / tile),
+            "heads": n * math.ceil(group / tile),
+            "none": group * math.ceil(n / tile),
+        }
+        for packing, tiles in expected.items():
+            one = AttentionKernel(name="one", source="test", rows=(AttentionRow(tile_rows=tile, packing=packing),))  # type: ignore[arg-type]
+            counts = attention_counts(one, H100, Attention(group, 1, 128, 1024), np.array([n]))
+            assert counts.query_tiles.item() == tiles
+            assert counts.waves.item() == math.ceil(tiles / H100.sm_count)
+
+    def test_mla_counts_rows_over_all_heads(self) -> None:
+        # 128 heads are two tiles of 64 rows a position; 16 heads fit four positions in one.
+        assert attention_counts(
+            kernel("flashmla_sm90:dense"), H100, mla(128), np.array([1, 2])
+        ).query_tiles.tolist() == [2, 4]
+        assert attention_counts(
+            kernel("flashmla_sm90:dense"), H100, mla(16), np.array([4, 5])
+        ).query_tiles.tolist() == [1, 2]
+
+    def test_cutlass_mla_pads_heads(self) -> None:
+        assert attention_counts(
+            kernel("cutlass_mla_sm100:decode"), B200, mla(16), np.array([1, 3])
+        ).query_tiles.tolist() == [1, 3]
+
+    def test_flex_takes_the_whole_query(self) -> None:
+        counts = attention_counts(kernel("flex_sm80:decoding"), A100, GQA, np.array([1, 5, 127]))
+        assert counts.tile_rows.tolist() == [16, 32, 512]
+        assert counts.query_tiles.tolist() == [1, 1, 1]
+
+    def test_waves_are_flat_to_the_sm_count_at_one_position_per_cta(self) -> None:
+        # Measured MLA waves on H100 are flat to 128 positions and double after: 132 SMs.
+        one = AttentionKernel(
+            name="one", source="test", latent=True, rows=(AttentionRow(tile_rows=128, packing="heads"),)
+        )
+        waves = attention_counts(one, H100, mla(128), np.arange(1, 257)).waves
+        assert waves[:132].tolist() == [1] * 132
+        assert waves[132:].tolist() == [2] * 124
+
+    def test_flashmla_splits_the_sms_evenly(self) -> None:
+        # max(132 / 2, 1) parts of two tiles for any batch: one wave.
+        for batch in (1, 4, 100):
+            counts = attention_counts(kernel("flashmla_sm90:dense"), H100, mla(128, batch), np.array([1]))
+            assert counts.ctas_per_kv.item() == pytest.approx(66)
+            assert counts.waves.item() == 1
+
+
+class TestTrtllmGen:
+    def test_ladder_when_the_gpu_is_full(self) -> None:
+        full = Attention(64, 8, 128, 4096, batch_size=64)  # g = 8
+        counts = attention_counts(
+            kernel("trtllm_gen_sm100:gqa_decode"), B200, full, np.array([1, 2, 3, 4, 5, 8, 9, 16, 17])
+        )
+        assert counts.tile_rows.tolist() == [8, 16, 32, 32, 64, 64, 128, 128, 128]
+        assert counts.query_tiles.tolist() == [1, 1, 1, 1, 1, 1, 1, 1, 2]
+
+    @settings(max_examples=60, deadline=None)
+    @given(n=st.integers(2, 40), context=st.integers(1, 40000), group=st.sampled_from([1, 2, 4, 5, 8, 16]))
+    def test_idle_gpu_takes_the_cheapest_tile(self, n: int, context: int, group: int) -> None:
+        operator = Attention(group, 1, 128, context)
+        counts = attention_counts(kernel("trtllm_gen_sm100:gqa_decode"), B200, operator, np.array([n]))
+        sms, keys = B200.sm_count, context + n
+        first = next((t for t in TRTLLM_GEN_TILES if t >= n * group), 128)
+        costs = {}
+        for tile, loop, reduction in zip(
+            TRTLLM_GEN_TILES, TRTLLM_GEN_LOOP_COST, TRTLLM_GEN_REDUCTION_COST, strict=True
+        ):
+            if group <= tile <= first:
+                tiles = math.ceil(n / (tile // group))
+                splits = min(math.ceil(keys / 128), max(1, sms // tiles))
+                costs[tile] = math.ceil(tiles * splits / sms) * (loop * keys / splits + reduction * 128 * splits)
+        if 2 * math.ceil(n / max(1, first // group)) <= sms:
+            assert costs[int(counts.tile_rows.item())] == pytest.approx(min(costs.values()))
+        else:
+            assert counts.tile_rows.item() == first
+
+    def test_mla_low_latency_then_throughput(self) -> None:
+        # 128 heads: 16-row tiles while twice the CTAs fit the SMs (B N 8 x 2 <= 148), then 64.
+        counts = attention_counts(kernel("trtllm_gen_sm100:mla_decode"), B200, mla(128), np.array([9, 10]))
+        assert counts.tile_rows.tolist() == [16, 64]
+
+    def test_mla_grouped_positions(self) -> None:
+        counts = attention_counts(kernel("trtllm_gen_sm100:mla_decode"), B200, mla(16), np.array([1, 2, 4, 5]))
+        assert counts.tile_rows.tolist() == [16, 64, 64, 64]
+        assert counts.query_tiles.tolist() == [1, 1, 1, 2]
+
+
+def case(tiles: int, keys: int, batch: int = 1, heads: int = 8, sms: int = 132, cap: int | None = None) -> SplitCase:
+    return SplitCase(np.array([float(tiles)]), np.array([float(keys)]), batch, heads, sms, 128, cap)
+
+
+class TestSplitRules:
+    @settings(max_examples=150, deadline=None)
+    @given(
+        tiles=st.integers(1, 40),
+        keys=st.integers(1, 60000),
+        batch=st.integers(1, 16),
+        heads=st.sampled_from([1, 2, 4, 8]),
+    )
+    def test_fa2_against_a_loop(self, tiles: int, keys: int, batch: int, heads: int) -> None:
+        work, slots, blocks = tiles * batch * heads, 2 * 132, math.ceil(keys / 128)
+        expected = 1
+        if work < 0.8 * slots:
+            eligible = [
+                n
+                for n in range(1, min(128, slots, blocks) + 1)
+                if n == 1 or math.ceil(blocks / n) != math.ceil(blocks / (n - 1))
+            ]
+            efficiency = {n: (work * n / slots) / math.ceil(work * n / slots) for n in eligible}
+            expected = next(n for n in eligible if efficiency[n] >= 0.85 * max(efficiency.values()))
+        assert fa2_splits(case(tiles, keys, batch, heads)).item() == expected
+
+    @settings(max_examples=100, deadline=None)
+    @given(
+        tiles=st.integers(1, 60),
+        keys=st.integers(1, 60000),
+        batch=st.integers(1, 40),
+        heads=st.sampled_from([1, 2, 4, 8]),
+    )
+    def test_fa3_against_the_scheduler_as_published(self, tiles: int, keys: int, batch: int, heads: int) -> None:
+        blocks = math.ceil(keys / 128)
+        per_sm = -(-(tiles * blocks * batch * heads * 11) // (10 * 132))
+        expected = max(1, min(-(-blocks // per_sm), 32))
+        assert fa3_splits(case(tiles, keys, batch, heads, cap=32)).item() == expected
+
+    def test_fa3_trades_splits_for_tiles_within_one_wave(self) -> None:
+        # g = 8 at 16384 keys: one to five tiles of 128 rows take 14 to 3 splits, never a second wave.
+        counts = attention_counts(kernel("fa3_sm90:decode_vllm"), H100, Attention(64, 8, 128, 16384), np.arange(1, 81))
+        assert counts.waves.tolist() == [1] * 80
+        assert counts.query_tiles[[0, 16, 32, 48, 64]].tolist() == [1, 2, 3, 4, 5]
+        assert np.all(np.diff(counts.splits) <= 0)
+        assert counts.splits[0] > 2 * counts.splits[48]
+
+    def test_fa3_short_contexts_are_not_split(self) -> None:
+        assert fa3_splits(case(1, 512)).item() == 1
+        assert fa4_splits(case(1, 512)).item() == 1
+
+    def test_fa4_fills_the_gpu_once(self) -> None:
+        assert fa4_splits(case(1, 60000, sms=148)).item() == 148 // 8
+        assert fa4_splits(case(40, 60000, sms=148)).item() == 1
+
+    @settings(max_examples=60, deadline=None)
+    @given(keys=st.integers(1, 60000), batch=st.integers(1, 64), heads=st.sampled_from([1, 2, 4, 8]))
+    def test_sglang_triton_against_its_steps(self, keys: int, batch: int, heads: int) -> None:
+        cores = int(132 * max(math.log2(keys / 64), 1.0))
+        wanted = min(math.ceil(cores / (batch * heads)), 8)
+        expected = math.ceil(keys / math.ceil(keys / wanted))
+        assert sglang_triton_splits(case(1, keys, batch, heads, cap=8)).item() == expected
+
+    def test_flex(self) -> None:
+        assert flex_splits(case(1, 4096, batch=2, sms=108)).item() == 2 * (108 // 16)
+        assert flex_splits(case(1, 4096, batch=200, sms=108)).item() == 1
+
+    @pytest.mark.parametrize("rule", sorted(SPLIT_RULES))
+    @settings(max_examples=40, deadline=None)
+    @given(tiles=st.integers(1, 300), keys=st.integers(1, 100000), batch=st.integers(1, 300))
+    def test_splits_are_at_least_one_but_for_shared_parts(self, rule: str, tiles: int, keys: int, batch: int) -> None:
+        splits = SPLIT_RULES[rule](case(tiles, keys, batch, cap=16)).item()
+        assert splits * batch >= 1 - 1e-12  # a share of the parts may round below
+        assert rule == "flashmla" or (splits >= 1 and splits == int(splits))
+
+
+ALL_KEYS = [
+    "fa2_sm80:paged_varlen",
+    "fa2_sm86:contiguous",
+    "fa3_sm90:decode_vllm",
+    "fa3_sm90:decode_sglang",
+    "fa4_sm100:decode",
+    "flashinfer_sm80:append",
+    "flashinfer_sm80:sglang",
+    "trtllm_gen_sm100:gqa_decode",
+    "vllm_triton_attention_sm80:unified",
+    "sglang_triton_attention_sm80:decode_extend",
+    "xqa_sm80:precompiled",
+]
+
+
+@pytest.mark.parametrize("key", ALL_KEYS)
+@settings(max_examples=15, deadline=None)
+@given(
+    group=st.sampled_from([1, 4, 5, 8]),
+    batch=st.sampled_from([1, 3, 16]),
+    context=st.integers(0, 20000),
+    causal=st.booleans(),
+)
+def test_counts_are_constant_between_edges(key: str, group: int, batch: int, context: int, causal: bool) -> None:
+    operator = Attention(8 * group, 8, 128, context, batch, causal=causal)
+    positions = np.arange(1, 301)
+    counts = attention_counts(kernel(key), H100, operator, positions)
+    edges = attention_edges(kernel(key), H100, operator, 300)
+    start = edges[np.searchsorted(edges, positions, side="right") - 1] - 1
+    for name in ("tile_rows", "query_tiles", "splits", "ctas_per_kv", "resident", "waves", "kv_reads"):
+        values = getattr(counts, name)
+        assert np.array_equal(values, values[start]), name
+    steps = serial_steps(counts.keys, counts.splits)
+    assert np.array_equal(steps, steps[start])
+
+
+def test_keys_grow_with_the_new_positions_and_stop_at_the_window() -> None:
+    assert attention_counts(kernel("fa3_sm90:decode_vllm"), H100, GQA, np.array([1, 5])).keys.tolist() == [4097, 4101]
+    windowed = Attention(32, 8, 128, 4096, window=1024)
+    assert attention_counts(kernel("fa3_sm90:decode_vllm"), H100, windowed, np.array([1])).keys.item() == 1025
+    uneven = Attention(32, 8, 128, (100, 9000), batch_size=2)
+    assert attention_counts(kernel("fa3_sm90:decode_vllm"), H100, uneven, np.array([1])).keys.item() == 9001
+
+
+class TestRow:
+    def test_names_the_row_that_decided(self) -> None:
+        row = attention_row(kernel("fa3_sm90:decode_vllm"), H100, GQA, 1)
+        assert row.kernel == "fa3_sm90:decode_vllm"
+        assert row.rule == "N g <= 64, d = 128: tile 64, packing free, KV split fa3"
+        assert "heuristics.h" in row.source
+
+    def test_outside_its_range_it_says_so(self) -> None:
+        flex = kernel("flex_sm80:decoding")
+        assert attention_row(flex, A100, GQA, 127).in_range
+        assert not attention_row(flex, A100, GQA, 128).in_range
+        assert not attention_row(kernel("fa3_sm90:decode_vllm"), H100, Attention(8, 8, 512, 4096), 1).in_range
+        assert not attention_row(kernel("sglang_triton_attention_sm80:mla"), A100, mla(16), 2).in_range
+
+
+class TestSelection:
+    @pytest.mark.parametrize(
+        ("hardware", "backend", "operator", "key"),
+        [
+            ("a100", "vllm", GQA, "fa2_sm80:paged_varlen"),
+            ("h100", "vllm", GQA, "fa3_sm90:decode_vllm"),
+            ("b200", "vllm", GQA, "trtllm_gen_sm100:gqa_decode"),
+            ("b200", "vllm", Attention(32, 8, 128, 4096, causal=False), "fa4_sm100:decode"),
+            ("a100", "vllm", Attention(32, 8, 128, 4096, kv_dtype="fp8"), "flashinfer_sm80:append"),
+            ("h100", "vllm", mla(128), "fa3_sm90:mla"),
+            ("b200", "vllm", mla(128), "trtllm_gen_sm100:mla_decode"),
+            ("a100", "vllm", mla(16), "vllm_triton_attention_sm80:mla"),
+            ("h100", "sglang", GQA, "fa3_sm90:decode_sglang"),
+            ("h100", "sglang", Attention(32, 8, 128, 4096, causal=False), "flashinfer_sm80:sglang"),
+            ("a100", "sglang", GQA, "flashinfer_sm80:sglang"),
+            ("b200", "sglang", GQA, "trtllm_gen_sm100:gqa_decode"),
+            ("h100", "trtllm", GQA, "xqa_sm80:precompiled"),
+            ("h100", "trtllm", Attention(32, 8, 128, 4096, kv_dtype="fp8"), "xqa_sm90:jit_fp8"),
+        ],
+    )
+    def test_engine_defaults(self, hardware: str, backend: str, operator: Attention, key: str) -> None:
+        assert select_attention(load_hardware(hardware), backend, operator).key == key
+
+    def test_unknown_chip_takes_the_matrix_instruction(self) -> None:
+        chip = H100.model_copy(update={"architecture": "sm999", "name": "new"})
+        found = select_attention(chip, None, GQA)
+        assert found.key == "new:default_tile"
+        assert found.inferred
+        assert found.rows[0].tile_rows == H100.default_tile.attention_rows
+        assert select_attention(chip, None, mla(16)).latent
+
+
+def test_errors() -> None:
+    with pytest.raises(
+        UnsupportedError, match="kernel fa3_sm90:mla serves MLA in its absorbed form, the operator is ordinary"
+    ):
+        attention_counts(kernel("fa3_sm90:mla"), H100, GQA, np.array([1]))
+    with pytest.raises(InvalidArgumentError, match="query positions must be at least 1, got 0"):
+        attention_counts(kernel("fa3_sm90:upstream"), H100, GQA, np.array([0]))
+    with pytest.raises(InvalidArgumentError, match="max_positions must be at least 1, got 0"):
+        attention_edges(kernel("fa3_sm90:upstream"), H100, GQA, 0)
