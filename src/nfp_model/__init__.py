@@ -25,6 +25,7 @@ _HOMES = {
     "nfp_model.specs.registry": ("load_hardware", "load_model"),
     "nfp_model.specs.hardware": ("HardwareSpec",),
     "nfp_model.specs.model": ("ModelSpec",),
+    "nfp_model.specs.huggingface": ("from_hf_config",),
     "nfp_model.errors": ("NfpModelError",),
 }  # fmt: skip
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}

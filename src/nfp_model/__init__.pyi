@@ -26,6 +26,9 @@ from nfp_model.prediction import (
 from nfp_model.specs.hardware import (
     HardwareSpec as HardwareSpec,
 )
+from nfp_model.specs.huggingface import (
+    from_hf_config as from_hf_config,
+)
 from nfp_model.specs.model import (
     ModelSpec as ModelSpec,
 )

@@ -250,6 +250,11 @@ class TestMenu:
         all_entries = len(menu_entries(menu_key(menu, H100.sm_count, operator.out_features)))
         assert len(gemm_counts(menu, H100, operator, np.array([1])).tile_rows) < all_entries / 4
 
+    def test_rows_beyond_the_pruned_range_still_have_every_tile(self) -> None:
+        menu = kernel("cublas_sm90:tile_menu")
+        few = gemm_counts(menu, H100, Gemm(4096, 4096), np.array([20000]))
+        assert len(few.tile_rows) == len(brute_force_menu(menu, H100.sm_count, 4096, 20000))
+
     def test_hard_waves_are_whole(self) -> None:
         menu = kernel("cublas_sm90:tile_menu").model_copy(update={"hard_waves": True})
         waves = gemm_counts(menu, H100, Gemm(6144, 4096), np.arange(1, 513)).waves

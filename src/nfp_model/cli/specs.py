@@ -157,7 +157,8 @@ def add(
     name: Annotated[str | None, typer.Option(help="Name of the model.")] = None,
 ) -> None:
     """Write a model TOML from a Hugging Face config."""
-    from nfp_model.specs.huggingface import from_hf_config, model_to_toml
+    from nfp_model.specs.huggingface import from_hf_config
+    from nfp_model.specs.toml_text import model_to_toml
 
     spec = from_hf_config(config, name=name)
     target = out or Path(f"{spec.name}.toml")

@@ -18,6 +18,9 @@ SM90_SHARED_MEMORY = 232448
 WGMMA_ROWS = 64
 """Rows one Hopper matrix instruction works on whatever the block [rows]."""
 
+ROW_STEP = 16
+"""Greatest common divisor of every block's rows [rows]."""
+
 
 class Layout(NamedTuple):
     """One candidate block of sm90: token rows, output columns, cluster along each."""
@@ -62,7 +65,8 @@ def deepgemm_tiles(
     rules = {"deepgemm_sm90": _sm90, "deepgemm_sm100": _sm100}
     if rule not in rules:
         raise UnsupportedError(f"no DeepGEMM rule '{rule}'; known: {', '.join(rules)}")
-    distinct, back = np.unique(rows, return_inverse=True)
+    # Every block is a multiple of 16 rows and so is every condition on M: only M rounded up to 16 matters.
+    distinct, back = np.unique(round_up(rows, ROW_STEP).astype(np.int64), return_inverse=True)
     chosen = rules[rule](sm_count, operator.out_features, operator.in_features, distinct)[back]
     return chosen[:, 0], chosen[:, 1], chosen[:, 2], chosen[:, 3]
 

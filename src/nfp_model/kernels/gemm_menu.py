@@ -13,8 +13,9 @@ from nfp_model.kernels.counts import FloatArray, IntArray
 from nfp_model.kernels.steps import ceil_div, whole_waves
 from nfp_model.specs.gemm_kernel import GemmKernel
 
-PRUNING_ROWS = 4096
-"""Dominance among menu tiles is decided at every step up to this many rows, or up to the rows asked for if more [rows]."""
+PRUNING_ROWS = (4096, 16384)
+"""Dominance among menu tiles is decided at every step up to the first of these that covers the rows asked for [rows]; beyond
+the last the whole menu is kept."""
 
 
 class MenuKey(NamedTuple):
@@ -52,12 +53,15 @@ class Menu:
     ctas_per_row_tile: FloatArray
 
 
-def pruning_limit(rows: int) -> int:
-    """Pruning limit that covers ``rows``: powers of four from PRUNING_ROWS, so that few menus are cached."""
-    limit = PRUNING_ROWS
-    while limit < rows:
-        limit *= 4
-    return limit
+def pruning_limit(rows: int) -> int | None:
+    """Rows up to which to prune so that ``rows`` are covered, of a few values so that few menus are cached; None for not at all.
+
+    Examples
+    --------
+    >>> pruning_limit(100), pruning_limit(5000), pruning_limit(10**6)
+    (4096, 16384, None)
+    """
+    return next((limit for limit in PRUNING_ROWS if rows <= limit), None)
 
 
 def menu_key(kernel: GemmKernel, sm_count: int, out_features: int) -> MenuKey:
@@ -102,7 +106,7 @@ def menu_waves(menu: Menu, key: MenuKey, row_tiles: FloatArray) -> FloatArray:
 
 
 @lru_cache(maxsize=4096)
-def pruned_menu(key: MenuKey, limit: int) -> Menu:
+def pruned_menu(key: MenuKey, limit: int | None) -> Menu:
     """The menu without entries that are beaten or equalled at every M up to ``limit``, by one other entry or by several.
 
     An entry's cost rises with its splits, with its matrix work f bm bn / s and with its chain f / s (f waves), whatever the
@@ -111,6 +115,8 @@ def pruned_menu(key: MenuKey, limit: int) -> Menu:
     """
     entries = menu_entries(key)
     menu = _raw_menu(entries, key.out_features)
+    if limit is None:
+        return menu
     edges = np.unique(np.concatenate([np.arange(1, limit + 1, tile) for tile in menu.token_tiles]))
     chain = menu_waves(menu, key, ceil_div(edges[None], menu.token_tiles[:, None])) / menu.splits
     work = chain * menu.token_tiles[menu.token_index][:, None] * menu.output_tiles

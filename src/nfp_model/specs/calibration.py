@@ -157,6 +157,8 @@ class Fit(Spec):
         Weight types (GEMM, MoE) or cache types (attention) it was fitted on; empty means any.
     kernels : tuple of str
         Kernel rules assumed in the fit; empty means any.
+    measured_kernels : tuple of str
+        Kernel names the data set recorded for the curves fitted; empty means any.
     constants : dict
         Names and values of the operator's constants class.
     fitted : tuple of str
@@ -172,7 +174,9 @@ class Fit(Spec):
     tokens : tuple of two int
         Range of rows, tokens or positions it saw; outside, the band widens [-].
     held_out : HeldOutScore or None
-        Score on the test half.
+        Score on the test half: every GEMM; MoE on one GPU with balanced routing; attention with a cache larger than L2.
+    held_out_also : dict
+        Scores of other settings, by name: MoE ``skewed`` (power law, one GPU) and ``parallel``; attention ``all``.
     data, library_version, date, command : str
         Package and table, version of the measured library, when, how to repeat it.
     """
@@ -180,6 +184,7 @@ class Fit(Spec):
     operator: OperatorKind
     dtypes: tuple[str, ...] = ()
     kernels: tuple[str, ...] = ()
+    measured_kernels: tuple[str, ...] = ()
     constants: dict[str, float]
     fitted: tuple[str, ...] = ()
     covariance: tuple[tuple[float, ...], ...] = ()
@@ -189,6 +194,7 @@ class Fit(Spec):
     curves: int = Field(default=0, ge=0)
     tokens: tuple[int, int] | None = None
     held_out: HeldOutScore | None = None
+    held_out_also: dict[str, HeldOutScore] = {}
     data: str
     library_version: str = ""
     date: str

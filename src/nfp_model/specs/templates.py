@@ -6,6 +6,7 @@ from typing import Any
 
 from nfp_model.errors import InvalidArgumentError, unknown_name
 from nfp_model.specs.hardware import HardwareSpec
+from nfp_model.specs.toml_text import toml_key, toml_value
 
 MEANING = {
     "sm_count": "streaming multiprocessors, compute units or TensorCores [-]",
@@ -57,7 +58,12 @@ def hardware_variant(base: HardwareSpec, name: str, changes: dict[str, Any]) -> 
     124
     """
     data = base.model_dump(mode="json", exclude_none=True)
-    data |= {"name": name, "title": name, "aliases": [], "notes": [f"numbers without a source of their own are copied from {base.name}"]}
+    data |= {
+        "name": name,
+        "title": name,
+        "aliases": [],
+        "notes": [f"numbers without a source of their own are copied from {base.name}"],
+    }
     sources = {path: f"copied from {base.name}: {source}" for path, source in base.sources.items()}
     for path, value in changes.items():
         _set(data, path, value)
@@ -101,23 +107,8 @@ def hardware_to_toml(spec: HardwareSpec) -> str:
             continue
         if key in MEANING:
             lines.append(f"# {MEANING[key]}")
-        lines.append(f"{key} = {_toml(value)}")
+        lines.append(f"{key} = {toml_value(value)}")
     for table, content in tables.items():
         lines += ["", f"# {MEANING[table]}", f"[{table}]"]
-        lines += [f"{_key(key)} = {_toml(value)}" for key, value in content.items()]
+        lines += [f"{toml_key(key)} = {toml_value(value)}" for key, value in content.items()]
     return "\n".join(lines) + "\n"
-
-
-def _key(key: str) -> str:
-    return f'"{key}"' if "." in key else key
-
-
-def _toml(value: Any) -> str:
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    if isinstance(value, list):
-        return "[" + ", ".join(_toml(item) for item in value) + "]"
-    if isinstance(value, str):
-        escaped = value.replace("\\", "\\\\").replace('"', '\\"')
-        return f'"{escaped}"'
-    return repr(value)

@@ -37,29 +37,33 @@ def model_to_toml(spec: ModelSpec) -> str:
         for key, part in getattr(spec, table).items():
             data[table][key] = {"kind": part.kind} | data[table][key]
     top = {key: value for key, value in data.items() if not isinstance(value, dict) and key != "layers"}
-    lines = [f"{key} = {_value(value)}" for key, value in top.items()]
+    lines = [f"{key} = {toml_value(value)}" for key, value in top.items()]
     for key, value in data.items():
         if isinstance(value, dict):
             lines += _table(key, value)
     for group in data["layers"]:
-        lines += ["", "[[layers]]", *(f"{key} = {_value(value)}" for key, value in group.items())]
+        lines += ["", "[[layers]]", *(f"{key} = {toml_value(value)}" for key, value in group.items())]
     return "\n".join(lines) + "\n"
 
 
 def _table(name: str, data: Mapping[str, Any]) -> list[str]:
     nested = {key: value for key, value in data.items() if isinstance(value, dict)}
     flat = {key: value for key, value in data.items() if key not in nested}
-    lines = ["", f"[{name}]", *(f"{_key(key)} = {_value(value)}" for key, value in flat.items())] if flat else []
+    lines = (
+        ["", f"[{name}]", *(f"{toml_key(key)} = {toml_value(value)}" for key, value in flat.items())] if flat else []
+    )
     for key, value in nested.items():
-        lines += _table(f"{name}.{_key(key)}", value) if value else ["", f"[{name}.{_key(key)}]"]
+        lines += _table(f"{name}.{toml_key(key)}", value) if value else ["", f"[{name}.{toml_key(key)}]"]
     return lines
 
 
-def _key(key: str) -> str:
-    return key if key.replace("_", "").replace("-", "").isalnum() and key.isascii() else _value(key)
+def toml_key(key: str) -> str:
+    """A key as TOML writes it, quoted where it is not bare."""
+    return key if key.replace("_", "").replace("-", "").isalnum() and key.isascii() else toml_value(key)
 
 
-def _value(value: object) -> str:
+def toml_value(value: object) -> str:
+    """A number, string, array or inline table as TOML writes it."""
     match value:
         case bool():
             return "true" if value else "false"
@@ -72,11 +76,11 @@ def _value(value: object) -> str:
             return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
         case list() | tuple():
             if any(len(str(item)) > 40 for item in value):
-                return "[\n" + "".join(f"  {_value(item)},\n" for item in value) + "]"
-            return "[" + ", ".join(_value(item) for item in value) + "]"
+                return "[\n" + "".join(f"  {toml_value(item)},\n" for item in value) + "]"
+            return "[" + ", ".join(toml_value(item) for item in value) + "]"
         case dict():
             return (
-                "{ " + ", ".join(f"{_key(key)} = {_value(item)}" for key, item in value.items()) + " }"
+                "{ " + ", ".join(f"{toml_key(key)} = {toml_value(item)}" for key, item in value.items()) + " }"
                 if value
                 else "{}"
             )

@@ -16,6 +16,7 @@ from typing import Any
 from nfp_model.errors import UnsupportedError
 from nfp_model.quantities import format_si
 from nfp_model.specs.hardware import HardwareSpec
+from nfp_model.specs.toml_text import toml_key, toml_value
 from nfp_model.specs.registry import load_hardware, spec_names
 from nfp_model.validation.cases import Case
 from nfp_model.validation.timing import Backend, CannotMeasure
@@ -259,20 +260,9 @@ def to_toml(values: Mapping[str, Any]) -> str:
     """
     plain = {name: value for name, value in values.items() if not isinstance(value, Mapping)}
     nested = {name: value for name, value in values.items() if isinstance(value, Mapping)}
-    lines = [f"{name} = {_toml_value(value)}\n" for name, value in plain.items()]
+    lines = [f"{name} = {toml_value(value)}\n" for name, value in plain.items()]
     for table, entries in nested.items():
         if entries:
             lines.append(f"\n[{table}]\n")
-            lines += [f"{_toml_key(name)} = {_toml_value(value)}\n" for name, value in entries.items()]
+            lines += [f"{toml_key(name)} = {toml_value(value)}\n" for name, value in entries.items()]
     return "".join(lines)
-
-
-def _toml_key(name: str) -> str:
-    return name if re.fullmatch(r"[A-Za-z0-9_-]+", name) else json.dumps(name)
-
-
-def _toml_value(value: Any) -> str:
-    if isinstance(value, float):
-        return repr(value)
-    # JSON strings, booleans, whole numbers and arrays are TOML too.
-    return json.dumps(list(value) if isinstance(value, tuple) else value, ensure_ascii=False)

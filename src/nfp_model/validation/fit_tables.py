@@ -1,0 +1,188 @@
+"""Which measured curves determine which constants: tables, kernels, settings, and a fixed sample of the large ones."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from nfp_model.cost.binding import kernel_for
+from nfp_model.errors import InvalidArgumentError, UnsupportedError
+from nfp_model.operators import FusedMoE
+from nfp_model.specs.calibration import OperatorKind
+from nfp_model.specs.registry import load_hardware
+from nfp_model.validation.datasets import CurveSet, Source, curves_of
+from nfp_model.validation.fit_points import CALIBRATED_AS, MEASURED_AS
+from nfp_model.validation.records import Curve
+from nfp_model.validation.shapes import MoEShape
+from nfp_model.validation.silicon import load_attention, load_collective, load_gemm, load_mla, load_moe
+from nfp_model.validation.user_data import read_records
+
+LOADERS: dict[OperatorKind, Callable[[str, str], CurveSet]] = {
+    "gemm": load_gemm,
+    "moe": load_moe,
+    "attention": load_attention,
+    "latent_attention": load_mla,
+    "collective": load_collective,
+}
+
+MAX_TOKENS: dict[OperatorKind, int] = {"gemm": 1024, "moe": 1024}
+"""Rows a fit and its error are judged up to; boundaries are judged on the whole curve [rows]."""
+
+SAMPLE = {"fit": 60, "test": 120}
+"""Curves of one setting used at most; the first by the hash of their shape, so that the sample is fixed."""
+
+_FAMILIES = ("marlin", "trtllm_gen", "deepgemm", "cutlass", "triton")
+
+
+@dataclass(frozen=True)
+class FitTable:
+    """Curves of one operator and data type, by half.
+
+    Attributes
+    ----------
+    operator, dtype : str
+        Whose constants, and the data type they are for.
+    fit, test : tuple of Curve
+        The two halves; the test half is empty for a few timings of one's own, all of which are then fitted.
+    groups : tuple of str
+        Setting of each curve of ``fit``; see :func:`setting`.
+    source : Source
+        Where the curves come from.
+    kernels : tuple of str
+        Kernel rules the fit assumes.
+    """
+
+    operator: OperatorKind
+    dtype: str
+    fit: tuple[Curve, ...]
+    test: tuple[Curve, ...]
+    source: Source
+    kernels: tuple[str, ...]
+
+    @property
+    def groups(self) -> tuple[str, ...]:
+        """Setting of every curve of the fit half."""
+        return tuple(setting(curve) for curve in self.fit)
+
+    @property
+    def measured_kernels(self) -> tuple[str, ...]:
+        """Kernel names recorded for the curves."""
+        return tuple(sorted({name for curve in (*self.fit, *self.test) for name in curve.kernels}))
+
+
+def setting(curve: Curve) -> str:
+    """Under which heading a curve is scored: MoE ``balanced``, ``skewed`` or ``parallel``; everything else ``all``."""
+    if not isinstance(curve.shape, MoEShape):
+        return "all"
+    if curve.shape.tensor_parallel > 1 or curve.shape.expert_parallel > 1:
+        return "parallel"
+    return "balanced" if curve.shape.routing in ("balanced", "uniform") else "skewed"
+
+
+def curve_dtype(curve: Curve) -> str:
+    """The data type constants are fitted by: weights, or the cache for attention."""
+    return curve.weight_dtype or curve.kv_dtype or "bfloat16"
+
+
+def silicon_tables(hardware: str, backend: str, operator: OperatorKind, dtype: str | None) -> list[FitTable]:
+    """The published curves of one operator, one table for every data type that has both halves.
+
+    Raises
+    ------
+    UnsupportedError
+        When nothing was published for this GPU, backend and operator.
+    """
+    return _tables(operator, LOADERS[operator](hardware, backend), backend, dtype)
+
+
+def recorded_tables(path: Path, hardware: str, backend: str, operator: str | None, dtype: str | None) -> list[FitTable]:
+    """The curves of a file of one's own timings.
+
+    Raises
+    ------
+    InvalidArgumentError
+        When the file has no timings of that GPU and backend a fit can use.
+    """
+    key = load_hardware(hardware).name
+    every = curves_of(read_records(path))
+    curves = [c for c in every if load_hardware(c.gpu).name == key and c.backend == backend and c.operator in CALIBRATED_AS]
+    tables = []
+    for kind in sorted({CALIBRATED_AS[curve.operator] for curve in curves}):
+        if operator in (None, kind):
+            mine = tuple(curve for curve in curves if CALIBRATED_AS[curve.operator] == kind)
+            tables += _tables(kind, CurveSet(mine, Source(path.name)), backend, dtype)
+    if not tables:
+        there = ", ".join(sorted({f"{c.gpu} {c.backend} {c.operator}" for c in every})) or "nothing"
+        raise InvalidArgumentError(f"{path} has no timings of {backend} on {key} to fit; it has {there}")
+    return tables
+
+
+def _tables(operator: OperatorKind, curves: CurveSet, backend: str, dtype: str | None) -> list[FitTable]:
+    tables = []
+    for name in sorted({curve_dtype(curve) for curve in curves}):
+        if dtype not in (None, name):
+            continue
+        mine = [curve for curve in curves if curve_dtype(curve) == name]
+        mine, rules = _of_one_kernel(mine, backend)
+        fit, test = ([curve for curve in mine if curve.half == half] for half in ("fit", "test"))
+        if len({curve.split_key for curve in mine}) < 8:
+            fit, test = mine, []
+        picked = [tuple(sampled(half, SAMPLE[kind])) for half, kind in ((fit, "fit"), (test, "test"))]
+        tables.append(FitTable(operator, name, picked[0], picked[1], curves.source, rules))
+    return tables
+
+
+def _of_one_kernel(curves: list[Curve], backend: str) -> tuple[list[Curve], tuple[str, ...]]:
+    """Curves whose recorded kernel is the one the rule describes: of its family where names tell, else the most frequent."""
+    hardware = load_hardware(curves[0].gpu)
+    rules: Counter[str] = Counter()
+    for curve in curves:
+        if curve.operator != "all_reduce":
+            kernel = kernel_for(hardware, curve.operator_record(1), backend)
+            rules[kernel.key if kernel is not None else ""] += len(curve)
+    keys = tuple(key for key, _ in rules.most_common())
+    names = Counter({name: 0 for curve in curves for name in curve.kernels})
+    for curve in curves:
+        names[curve.kernels[0] if curve.kernels else ""] += len(curve)
+    allowed = {names.most_common(1)[0][0]}
+    if isinstance(curves[0].operator_record(1) if curves[0].operator != "all_reduce" else None, FusedMoE):
+        family = next((one for one in _FAMILIES if keys and one in keys[0]), "")
+        related = {name for name in names if family and _family(name) == family}
+        allowed = related or allowed
+    return [curve for curve in curves if not curve.kernels or curve.kernels[0] in allowed], keys
+
+
+def _family(name: str) -> str:
+    if "trtllm" in name and "triton" not in name:
+        return "trtllm_gen"
+    return next((one for one in _FAMILIES if one in name), "")
+
+
+def sampled(curves: Iterable[Curve], most: int) -> list[Curve]:
+    """At most ``most`` curves of every setting, the first by the hash of their shape."""
+    ordered = sorted(curves, key=lambda curve: hashlib.sha256(repr(curve.shape).encode()).hexdigest())
+    count: Counter[str] = Counter()
+    kept = []
+    for curve in ordered:
+        count[setting(curve)] += 1
+        if count[setting(curve)] <= most:
+            kept.append(curve)
+    return kept
+
+
+def without_l2(curve: Curve) -> Curve | None:
+    """A curve's points that replays cannot find in L2; None when there is none. Curves without the flag stay whole."""
+    if curve.beyond_l2 is None:
+        return curve
+    return curve.where(curve.beyond_l2) if bool(np.any(curve.beyond_l2)) else None
+
+
+__all__ = [
+    "LOADERS", "MAX_TOKENS", "MEASURED_AS", "FitTable", "UnsupportedError", "curve_dtype", "recorded_tables", "sampled",
+    "setting", "silicon_tables", "without_l2",
+]  # fmt: skip
