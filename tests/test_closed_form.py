@@ -5,13 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import sympy as sp
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
 from nfp_model import Gemm, load_hardware, load_model, predict_nfp
 from nfp_model.boundary import near_free_boundary
-from nfp_model.cost import closed_form
-from nfp_model.cost import symbols as y
+from nfp_model.cost import closed_form, symbols as y
 from nfp_model.cost.binding import bind
 from nfp_model.cost.closed_form import evaluated
 from nfp_model.cost.latency import BoundOperator

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
 
 from nfp_model.boundary import Boundary, near_free_boundary
@@ -26,9 +24,9 @@ def log_jacobian(bound: BoundOperator, tokens: IntArray) -> FloatArray:
     for name in fit.fitted:
         sides = []
         for sign in (1.0, -1.0):
-            constants = {**fit.constants, name: fit.constants[name] * float(np.exp(sign * _LOG_STEP))}
-            moved = replace(bound, fit=fit.model_copy(update={"constants": constants}))
-            sides.append(np.log(moved.seconds(tokens)))
+            moved = {**fit.constants, name: fit.constants[name] * float(np.exp(sign * _LOG_STEP))}
+            constants = fit.model_copy(update={"constants": moved}).values()
+            sides.append(np.log(bound.seconds_with(constants, tokens)))
         rows.append((sides[0] - sides[1]) / (2 * _LOG_STEP))
     return np.array(rows).reshape(len(fit.fitted), tokens.size)
 

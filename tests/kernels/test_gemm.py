@@ -336,6 +336,15 @@ class TestRow:
         )
         assert not gemm_row(gap, H100, Gemm(64, 64), 9).in_range
 
+    def test_deepgemm_clusters_do_not_pad(self) -> None:
+        operator = Gemm(24576, 1536, "fp8_block")
+        assert (
+            gemm_row(kernel("deepgemm_sm90:dense"), H100, operator, 1).rule
+            == "best score at T = 1: 16 x 96, cluster 2 x 1"
+        )
+        counts = gemm_counts(kernel("deepgemm_sm90:dense"), H100, operator, np.array([1]))
+        assert counts.waves.item() == math.ceil(24576 / 96 / 132)
+
     def test_deepgemm_names_its_block(self) -> None:
         row = gemm_row(kernel("deepgemm_sm90:dense"), H100, Gemm(7168, 2048, "fp8_block"), 256)
         assert row.rule == "best score at T = 256: 128 x 112"

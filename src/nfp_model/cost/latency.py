@@ -11,11 +11,22 @@ import numpy.typing as npt
 
 from nfp_model.cost.compiled import FloatArray, evaluate
 from nfp_model.cost.symbols import SYMBOLS
+from nfp_model.cost.tile_choice import TileTable, chunks, tile_table
 from nfp_model.kernels.attention import attention_counts, attention_edges, attention_row, serial_steps
-from nfp_model.kernels.counts import AttentionCounts, KernelRow, MoECounts
-from nfp_model.kernels.gemm import gemm_counts, gemm_edges, gemm_row
+from nfp_model.kernels.counts import AttentionCounts, GemmCounts, KernelRow, MoECounts
+from nfp_model.kernels.gemm import chosen_counts, gemm_counts, gemm_edges, gemm_row
+from nfp_model.kernels.gemm_menu import menu_key, pruning_limit
 from nfp_model.kernels.moe import moe_counts, moe_edges, moe_row
-from nfp_model.operators import Attention, Collective, Elementwise, FusedMoE, Gemm, LinearScan, Operator
+from nfp_model.operators import (
+    ACTIVATION_BYTES,
+    Attention,
+    Collective,
+    Elementwise,
+    FusedMoE,
+    Gemm,
+    LinearScan,
+    Operator,
+)
 from nfp_model.quantities import element_type
 from nfp_model.specs.attention_kernel import AttentionKernel
 from nfp_model.specs.calibration import Constants, Fit, GemmConstants, MoEConstants, StreamConstants
@@ -61,11 +72,18 @@ class BoundOperator:
     def seconds(self, tokens: npt.ArrayLike) -> FloatArray:
         """Latency of one launch over ``tokens`` rows (GEMM, MoE, streams) or query positions (attention) [s]."""
         counted = self._count(tokens)
-        kind, inputs = equation_inputs(self, counted)
-        total = evaluate(kind, inputs)
         if isinstance(self.operator, Gemm):
-            return np.asarray(total.min(axis=0))
-        return np.broadcast_to(total, counted.shape)
+            return _gemm_seconds(self, self.operator, counted)
+        return np.broadcast_to(evaluate(*equation_inputs(self, counted)), counted.shape)
+
+    def seconds_with(self, constants: Constants, tokens: IntArray) -> FloatArray:
+        """Latency with other constants while every GEMM keeps the tile that wins under its own: what a derivative needs [s]."""
+        counts = None
+        if isinstance(self.operator, Gemm) and isinstance(self.kernel, GemmKernel) and self.kernel.selection == "menu":
+            counts = _winning_counts(self, self.operator, self.kernel, tokens)
+        kind, shape = shape_inputs(self, tokens, counts)
+        values = {**shape, **constant_inputs(constants, shape)}
+        return np.broadcast_to(np.atleast_2d(evaluate(kind, values))[0], tokens.shape)
 
     def terms(self, tokens: npt.ArrayLike) -> dict[str, FloatArray]:
         """The equation's terms at the winning menu entry, with the ideal matrix time of useful rows alone [s].
@@ -117,6 +135,55 @@ class BoundOperator:
         return np.atleast_1d(np.asarray(tokens, dtype=np.int64))
 
 
+def _gemm_seconds(bound: BoundOperator, operator: Gemm, rows: IntArray) -> FloatArray:
+    """The minimum over the menu: two candidates a point where a table covers the rows, else the whole menu in chunks [s]."""
+    kernel = bound.kernel
+    assert isinstance(kernel, GemmKernel)
+    if rows.size == 0:
+        return np.empty(0)
+    largest = int(rows.max())
+    if kernel.selection != "menu" or pruning_limit(largest) is None:
+        return np.concatenate([_over_menu(bound, part).min(axis=0) for part in chunks(rows)])
+    table = _table(bound, operator, kernel, largest)
+    candidates = []
+    for entries in table.entries(rows):
+        counts = chosen_counts(kernel, bound.hardware, operator, rows, entries, largest)
+        candidates.append(_with_counts(bound, operator, rows, counts))
+    return np.minimum(*candidates)
+
+
+def _over_menu(bound: BoundOperator, rows: IntArray) -> FloatArray:
+    return np.atleast_2d(evaluate(*equation_inputs(bound, rows)))
+
+
+def _with_counts(bound: BoundOperator, operator: Gemm, rows: IntArray, counts: GemmCounts) -> FloatArray:
+    shape = gemm_inputs(bound, operator, rows, counts)
+    return np.asarray(evaluate("gemm", shape | constant_inputs(bound.fit.values(), shape))[0])
+
+
+def _table(bound: BoundOperator, operator: Gemm, kernel: GemmKernel, largest: int) -> TileTable:
+    limit = pruning_limit(largest)
+    assert limit is not None
+    hardware = bound.hardware
+    key = (
+        menu_key(kernel, hardware.sm_count, operator.out_features),
+        operator,
+        hardware.memory_bandwidth_bytes_per_s,
+        hardware.peak(operator.weight_dtype, operator.activation_dtype),
+        tuple(bound.fit.constants.items()),
+        limit,
+    )
+    return tile_table(key, limit, bound.edges, lambda rows: _over_menu(bound, np.append(rows, limit))[:, :-1])
+
+
+def _winning_counts(bound: BoundOperator, operator: Gemm, kernel: GemmKernel, rows: IntArray) -> GemmCounts | None:
+    largest = int(rows.max())
+    if pruning_limit(largest) is None:
+        return None
+    entries, _ = _table(bound, operator, kernel, largest).entries(rows)
+    return chosen_counts(kernel, bound.hardware, operator, rows, entries, largest)
+
+
 def _pick(value: Any, winner: npt.NDArray[np.intp]) -> FloatArray:
     array = np.atleast_2d(np.asarray(value, dtype=np.float64))
     menu = max(array.shape[0], int(winner.max()) + 1)
@@ -131,7 +198,9 @@ def equation_inputs(bound: BoundOperator, tokens: IntArray) -> tuple[str, dict[s
     return kind, {name: value for name, value in values.items() if name in SYMBOLS}
 
 
-def shape_inputs(bound: BoundOperator, tokens: IntArray) -> tuple[str, dict[str, Any]]:
+def shape_inputs(
+    bound: BoundOperator, tokens: IntArray, gemm_counted: GemmCounts | None = None
+) -> tuple[str, dict[str, Any]]:
     """Equation kind and everything the fitted constants do not touch: datasheet, shape, exact counts.
 
     A fit computes these once per shape and moves only :func:`constant_inputs`. Besides symbols, the mapping holds what the
@@ -139,7 +208,7 @@ def shape_inputs(bound: BoundOperator, tokens: IntArray) -> tuple[str, dict[str,
     """
     operator = bound.operator
     if isinstance(operator, Gemm):
-        return "gemm", gemm_inputs(bound, operator, tokens)
+        return "gemm", gemm_inputs(bound, operator, tokens, gemm_counted)
     if isinstance(operator, FusedMoE):
         return "moe", moe_inputs(bound, operator, tokens)
     if isinstance(operator, Attention):
@@ -176,11 +245,13 @@ def constant_inputs(constants: Constants, shape: Mapping[str, Any]) -> dict[str,
     }
 
 
-def gemm_inputs(bound: BoundOperator, operator: Gemm, rows: IntArray) -> dict[str, Any]:
-    """Shape inputs of the GEMM equation, shape (menu, rows) where the tile decides."""
+def gemm_inputs(
+    bound: BoundOperator, operator: Gemm, rows: IntArray, counted: GemmCounts | None = None
+) -> dict[str, Any]:
+    """Shape inputs of the GEMM equation, shape (menu, rows) where the tile decides; of the counts given, if any."""
     kernel, hardware = bound.kernel, bound.hardware
     assert isinstance(kernel, GemmKernel)
-    counts = gemm_counts(kernel, hardware, operator, rows)
+    counts = counted or gemm_counts(kernel, hardware, operator, rows)
     return {
         "bandwidth": hardware.memory_bandwidth_bytes_per_s,
         "peak": hardware.peak(operator.weight_dtype, operator.activation_dtype),
@@ -219,9 +290,18 @@ def moe_inputs(bound: BoundOperator, operator: FusedMoE, tokens: IntArray) -> di
 
 
 def moe_row_bytes(operator: FusedMoE, counts: MoECounts, tokens: IntArray) -> FloatArray:
-    """Row traffic of a fused MoE: gathered, intermediate and scattered rows, the weighted sum, input and output [B]."""
-    routed = counts.routed_rows * (operator.activation_bytes_per_routed_row + 2 * operator.hidden_size)
-    return np.asarray(routed + 4.0 * operator.hidden_size * tokens)
+    """Row traffic of a fused MoE [B].
+
+    With R rows routed to this rank's experts and M k pairs over all ranks, in 16 bits::
+
+        4 h R              rows gathered, results of the second GEMM written
+        (6 i + 2 h) M k    activation over gate and up rows, weighted sum over the choices: every pair, local or not
+        4 h M              input and output
+    """
+    pairs = tokens * operator.top_k
+    everywhere = pairs * (3 * operator.local_width + operator.hidden_size)
+    local = 2 * counts.routed_rows * operator.hidden_size
+    return np.asarray(ACTIVATION_BYTES * (local + everywhere + 2.0 * operator.hidden_size * tokens))
 
 
 def attention_inputs(bound: BoundOperator, operator: Attention, positions: IntArray) -> dict[str, Any]:

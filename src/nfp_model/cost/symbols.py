@@ -94,7 +94,9 @@ K = _new("top_k", "kappa", "-", "experts each token visits", "model")
 T_0 = _new("baseline_latency", "T_0", "s", "latency at the baseline", "workload")
 M_0 = _new("baseline_rows", "M_0", "-", "token rows at the baseline", "workload")
 N_0 = _new("baseline", "N_0", "-", "baseline positions per sequence", "workload")
-theta = _new("free_time", "theta", "s", "time memory and matrix work may take together within the tolerance", "workload")
+theta = _new(
+    "free_time", "theta", "s", "time memory and matrix work may take together within the tolerance", "workload"
+)
 g = _new("group_size", "g", "-", "query heads per KV head", "model")
 o = _new("resident", "o", "-", "attention CTAs resident per SM", "kernel")
 c = _new("ctas_per_tile", "c", "-", "CTAs per query tile: sequences x KV heads x splits", "kernel")

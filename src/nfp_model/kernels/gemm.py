@@ -81,9 +81,8 @@ def gemm_row(kernel: GemmKernel, hardware: HardwareSpec, operator: Gemm, rows: i
         row = kernel.rows[int(index[0])]
         rule, source, inside = row.label, row.source or source, inside and bool(found[0])
     else:
-        tile_rows, tile_columns, cluster_rows, cluster_columns = (
-            int(part[0]) for part in _tiles(kernel, hardware.sm_count, operator, at)
-        )
+        block = deepgemm_tiles(kernel.selection, hardware.sm_count, operator, at)
+        tile_rows, tile_columns, cluster_rows, cluster_columns = (int(part[0]) for part in block)
         cluster = "" if cluster_rows * cluster_columns == 1 else f", cluster {cluster_rows} x {cluster_columns}"
         rule = f"best score at T = {rows}: {tile_rows} x {tile_columns}{cluster}"
     return KernelRow(kernel.key, rule, source, inferred=kernel.inferred, in_range=inside)
@@ -161,12 +160,41 @@ def _menu_counts(kernel: GemmKernel, hardware: HardwareSpec, operator: Gemm, row
     )
 
 
+def chosen_counts(
+    kernel: GemmKernel, hardware: HardwareSpec, operator: Gemm, rows: IntArray, entries: npt.NDArray[np.intp], covered: int
+) -> GemmCounts:
+    """Counts of one menu entry per row count, shape (1, rows): what :func:`gemm_counts` holds at those entries.
+
+    Parameters
+    ----------
+    entries : ndarray of int, shape (rows,)
+        Index into the menu that :func:`gemm_counts` uses for arrays up to ``covered`` rows.
+    covered : int
+        Largest row count of the array the entries were chosen over [rows].
+    """
+    key = menu_key(kernel, hardware.sm_count, operator.out_features)
+    menu = pruned_menu(key, pruning_limit(covered))
+    tile_rows = menu.token_tiles[menu.token_index[entries]]
+    row_tiles = ceil_div(rows, tile_rows)
+    ctas = row_tiles * menu.ctas_per_row_tile[entries, 0]
+    waves = whole_waves(ctas, hardware.sm_count) if kernel.hard_waves else np.maximum(ctas / hardware.sm_count, 1.0)
+    return GemmCounts(
+        tile_rows=tile_rows.astype(np.float64)[None],
+        tile_columns=menu.output_tiles[entries].T,
+        splits=menu.splits[entries].T,
+        waves=waves[None],
+        padded_rows=(row_tiles * tile_rows)[None],
+    )
+
+
 def _tiles(
     kernel: GemmKernel, sm_count: int, operator: Gemm, rows: IntArray
 ) -> tuple[IntArray, IntArray, IntArray, IntArray]:
     """Per M: token tile, output tile, cluster along tokens and along outputs."""
     if kernel.selection != "dispatch":
-        return deepgemm_tiles(kernel.selection, sm_count, operator, rows)
+        tile_rows, tile_columns, *_ = deepgemm_tiles(kernel.selection, sm_count, operator, rows)
+        ones = np.ones_like(tile_rows)  # its persistent scheduler deals out single blocks, clusters or not
+        return tile_rows, tile_columns, ones, ones
     index, _ = _dispatch(kernel, sm_count, operator, rows)
     table = np.array([(row.token_tile, row.output_tile, *row.cluster) for row in kernel.rows], dtype=np.int64)
     token_tile, output_tile, cluster_rows, cluster_columns = table[index].T
@@ -206,4 +234,4 @@ def _holds(row: GemmRow, sm_count: int, operator: Gemm, rows: IntArray) -> npt.N
     return holds
 
 
-__all__ = ["gemm_counts", "gemm_edges", "gemm_row"]
+__all__ = ["chosen_counts", "gemm_counts", "gemm_edges", "gemm_row"]

@@ -95,7 +95,7 @@ class AttentionRow(Spec):
             ("g", self.min_group, self.max_group),
             ("d", self.min_head_dim, self.max_head_dim),
         ):
-            if low > 1 and low == high:
+            if low == high:
                 parts.append(f"{name} = {low}")
             elif low > 1 or high is not None:
                 parts.append((f"{low} <= " if low > 1 else "") + name + (f" <= {high}" if high is not None else ""))

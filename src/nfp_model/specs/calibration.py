@@ -194,7 +194,7 @@ class Fit(Spec):
     curves: int = Field(default=0, ge=0)
     tokens: tuple[int, int] | None = None
     held_out: HeldOutScore | None = None
-    held_out_also: dict[str, HeldOutScore] = {}
+    held_out_also: dict[str, HeldOutScore] = Field(default_factory=dict)
     data: str
     library_version: str = ""
     date: str

@@ -12,7 +12,7 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
 
-from nfp_model.errors import unknown_name
+from nfp_model.errors import UnknownNameError, unknown_name
 from nfp_model.quantities import ELEMENT_TYPES
 from nfp_model.specs.attention_kernel import AttentionKernel
 from nfp_model.specs.base import Spec
@@ -258,9 +258,10 @@ def load_engine(name: str) -> EngineDefaults:
     >>> load_engine("vllm").name
     'engine_vllm'
     """
-    if name not in engine_names():
-        raise unknown_name("backend", name, [*engine_names(), "uncalibrated"])
-    return load_spec(EngineDefaults, "kernels", ENGINE_PREFIX + name)
+    try:
+        return load_spec(EngineDefaults, "kernels", ENGINE_PREFIX + name)
+    except UnknownNameError:
+        raise unknown_name("backend", name, [*engine_names(), "uncalibrated"]) from None
 
 
 def load_kernel(key: str) -> Kernel:

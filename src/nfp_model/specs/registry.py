@@ -101,7 +101,12 @@ def _index(kind: str, roots: tuple[Path, ...]) -> dict[str, Path]:
 
 def spec_names(kind: str) -> list[str]:
     """Names (file stems) of one kind, sorted."""
-    return sorted({path.stem for path in spec_files(kind)})
+    return list(_names(kind, spec_roots()))
+
+
+@lru_cache(maxsize=32)
+def _names(kind: str, roots: tuple[Path, ...]) -> tuple[str, ...]:
+    return tuple(sorted({path.stem for path in _spec_files(kind, roots)}))
 
 
 @lru_cache(maxsize=256)

@@ -1,23 +1,231 @@
-"""From measured curves to a calibration file: `nfp fit`."""
+"""From measured curves to a calibration file: what `nfp fit` runs."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import replace
-from datetime import date as today
+from collections.abc import Callable, Iterable
+from datetime import date as calendar
 from pathlib import Path
 
 import numpy as np
 
-from nfp_model.errors import InvalidArgumentError, UnsupportedError
-from nfp_model.kernels.routing import experts_touched
+from nfp_model.boundary import saturated_baseline
+from nfp_model.errors import InvalidArgumentError, UnsupportedError, unknown_name
 from nfp_model.specs.calibration import Calibration, Fit, HeldOutScore, OperatorKind
 from nfp_model.specs.registry import load_hardware
 from nfp_model.uncertainty import Z80
 from nfp_model.validation.fit_files import write_calibration
 from nfp_model.validation.fit_points import FitPoints, collect
-from nfp_model.validation.fit_tables import LOADERS, MAX_TOKENS, FitTable, recorded_tables, setting, silicon_tables, without_l2
-from nfp_model.validation.fitting import UNKNOWNS, ConstantsFit, _exact, fit_constants, rounded_covariance, significant
+from nfp_model.validation.fit_tables import (
+    LOADERS,
+    MAX_TOKENS,
+    FitTable,
+    recorded_tables,
+    setting,
+    silicon_tables,
+    without_l2,
+)
+from nfp_model.validation.fitting import band_deviation, fit_constants, rounded_covariance, significant
 from nfp_model.validation.records import Curve
 from nfp_model.validation.shapes import MoEShape
-from nfp_model.validation.statistics import boundary_error, curve_mape, median_and_p90
+from nfp_model.validation.statistics import boundary_error, coverage, curve_mape, median_and_p90
+
+Progress = Callable[[str], None]
+
+SCORE_TOLERANCE = 0.2
+"""eps of the boundary error a calibration states [-]."""
+
+GEMM_BASELINE = 16
+"""N0 of the boundary error of GEMMs: past the special kernels for a few rows [rows]."""
+
+
+def fit_calibration(
+    hardware: str,
+    backend: str,
+    operator: OperatorKind | None = None,
+    dtype: str | None = None,
+    records: str | Path | None = None,
+    out: str | Path | None = None,
+    date: str | None = None,
+    progress: Progress | None = None,
+) -> Calibration:
+    """Fit the constants of one GPU and backend, and score them on shapes the fit never saw.
+
+    Parameters
+    ----------
+    hardware : str
+        Hardware key or alias.
+    backend : {"vllm", "sglang", "trtllm", "torch"}
+        Whose kernels.
+    operator, dtype : str or None
+        One operator kind or data type; None fits every one the data have.
+    records : path or None
+        A CSV or JSON file of one's own timings; None takes NVIDIA's published ones (``aiconfigurator-core``).
+    out : path or None
+        File to write, named ``<gpu>.<backend>.toml``, or a folder for it; None writes nothing.
+    date : str or None
+        Date to write down; None is today.
+    progress : callable or None
+        Told in words what is being fitted.
+
+    Returns
+    -------
+    Calibration
+        One fit for every operator and data type with enough data.
+
+    Raises
+    ------
+    InvalidArgumentError
+        When a file of timings cannot determine the constants; the message says what to measure next.
+    UnsupportedError
+        When nothing was published for this combination.
+    """
+    if operator is not None and operator not in LOADERS:
+        raise unknown_name("operator to fit", operator, LOADERS)
+    key = load_hardware(hardware).name
+    given = Path(records) if records is not None else None
+    tables = _tables_of(key, backend, operator, dtype, given)
+    command = _command(key, backend, operator, dtype, given)
+    fits, refused = [], []
+    for table in tables:
+        if progress is not None:
+            progress(f"{key} {backend} {table.operator} {table.dtype}")
+        try:
+            fits.append(fit_table(table, backend, date or calendar.today().isoformat(), command))
+        except InvalidArgumentError as error:
+            if given is not None:
+                raise
+            refused.append(f"{table.operator} {table.dtype} was not fitted: {error}")
+    if not fits:
+        raise UnsupportedError(f"no table of {backend} on {key} can be fitted: {'; '.join(refused) or 'none is there'}")
+    calibration = Calibration(
+        name=f"{key}.{backend}", hardware=key, backend=backend, fits=tuple(fits), notes=tuple(refused)
+    )
+    if out is not None:
+        target = Path(out)
+        write_calibration(calibration, target if target.suffix == ".toml" else target / f"{calibration.name}.toml")
+    return calibration
+
+
+def fit_table(table: FitTable, backend: str, date: str, command: str) -> Fit:
+    """One fit with its score on the table's test half.
+
+    Parameters
+    ----------
+    table : FitTable
+        Curves by half.
+    backend : str
+        Whose kernel rules apply.
+    date, command : str
+        Written into the fit.
+    """
+    curves = [kept for curve in table.fit if (kept := without_l2(curve)) is not None]
+    points = fitted_range(collect(curves, backend))
+    found = fit_constants(points, [setting(curve) for curve in curves])
+    source = table.source
+    fit = Fit(
+        operator=table.operator,
+        dtypes=(table.dtype,),
+        kernels=table.kernels,
+        measured_kernels=table.measured_kernels,
+        constants=found.constants,
+        fitted=found.fitted,
+        covariance=rounded_covariance(found.covariance),
+        log_scatter=found.log_scatter,
+        band_scatter=found.band_scatter,
+        points=len(points),
+        curves=len(curves),
+        tokens=(int(points.tokens.min()), int(points.tokens.max())),
+        data=" ".join(part for part in (source.name, source.version, source.file) if part),
+        library_version=source.library_version,
+        date=date,
+        command=command,
+    )
+    if not table.test:
+        return fit
+    scores = score_curves(table.test, backend, fit)
+    main = "balanced" if "balanced" in scores else "beyond_l2" if "beyond_l2" in scores else "all"
+    return fit.model_copy(update={"held_out": scores.pop(main, None), "held_out_also": scores})
+
+
+def score_curves(curves: Iterable[Curve], backend: str, fit: Fit) -> dict[str, HeldOutScore]:
+    """Score a fit on curves, by setting: ``all``, or MoE ``balanced``, ``skewed``, ``parallel``; attention also ``beyond_l2``.
+
+    Parameters
+    ----------
+    curves : iterable of Curve
+        Of the fit's operator and data type.
+    backend : str
+        Whose kernel rules apply.
+    fit : Fit
+        Constants, covariance and scatter.
+    """
+    every = tuple(curves)
+    groups: dict[str, list[Curve]] = {}
+    for curve in every:
+        groups.setdefault(setting(curve), []).append(curve)
+    outside = [kept for curve in every if curve.beyond_l2 is not None and (kept := without_l2(curve)) is not None]
+    if outside:
+        groups["beyond_l2"] = outside
+    return {name: score_points(collect(some, backend), fit) for name, some in sorted(groups.items())}
+
+
+def score_points(points: FitPoints, fit: Fit) -> HeldOutScore:
+    """Median MAPE over curves, boundary error and coverage of the 80 % band of one fit on measured points."""
+    predicted = points.predicted(fit.constants)
+    deviation = band_deviation(points, fit)
+    judged = points.tokens <= MAX_TOKENS.get(points.operator, int(points.tokens.max()))
+    errors, boundaries = [], []
+    for index in np.unique(points.curve):
+        here = points.curve == index
+        inside = here & judged
+        if inside.any():
+            errors.append(curve_mape(predicted[inside], points.seconds[inside]))
+        baseline = _baseline(points.curves[index])
+        moved = boundary_error(points.tokens[here], predicted[here], points.seconds[here], SCORE_TOLERANCE, baseline)
+        boundaries += [] if moved is None else [moved]
+    low, high = (predicted[judged] * np.exp(sign * Z80 * deviation[judged]) for sign in (-1.0, 1.0))
+    spread = median_and_p90(boundaries) or (None, None)
+    return HeldOutScore(
+        curves=len(errors),
+        mape=significant(float(np.median(errors)), 3),
+        boundary_median=None if spread[0] is None else round(spread[0], 3),
+        boundary_p90=None if spread[1] is None else round(spread[1], 3),
+        band_coverage=round(coverage(points.seconds[judged], low, high), 3),
+    )
+
+
+def fitted_range(points: FitPoints) -> FitPoints:
+    """The points within the tokens a fit is made on."""
+    most = MAX_TOKENS.get(points.operator)
+    return points if most is None else points.where(points.tokens <= most)
+
+
+def _baseline(curve: Curve) -> int:
+    if isinstance(curve.shape, MoEShape):
+        return saturated_baseline(curve.shape.num_experts, curve.shape.top_k, 1)
+    return GEMM_BASELINE if curve.operator == "gemm" else 1
+
+
+def _tables_of(
+    key: str, backend: str, operator: OperatorKind | None, dtype: str | None, given: Path | None
+) -> list[FitTable]:
+    if given is not None:
+        return recorded_tables(given, key, backend, operator, dtype)
+    tables: list[FitTable] = []
+    for kind in [operator] if operator is not None else LOADERS:
+        try:
+            tables += silicon_tables(key, backend, kind, dtype)
+        except UnsupportedError:
+            if operator is not None:
+                raise
+    return tables
+
+
+def _command(key: str, backend: str, operator: str | None, dtype: str | None, given: Path | None) -> str:
+    parts = ["nfp fit", "--hardware", key, "--backend", backend]
+    for name, value in (("operator", operator), ("dtype", dtype), ("records", given.name if given else None)):
+        parts += [f"--{name}", value] if value is not None else []
+    return " ".join(parts)
+
+
+__all__ = ["fit_calibration", "fit_table", "fitted_range", "score_curves", "score_points"]

@@ -50,7 +50,9 @@ def write_calibration(calibration: Calibration, path: Path) -> None:
         When the file cannot be written, or would not load back.
     """
     if path.name != f"{calibration.name}.toml":
-        raise InvalidArgumentError(f"calibration '{calibration.name}' belongs in {calibration.name}.toml, got {path.name}")
+        raise InvalidArgumentError(
+            f"calibration '{calibration.name}' belongs in {calibration.name}.toml, got {path.name}"
+        )
     staged = path.with_name(path.name + ".new")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

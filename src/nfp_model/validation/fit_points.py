@@ -30,6 +30,9 @@ CALIBRATED_AS: dict[str, OperatorKind] = {
 }
 """Kind of measured curve -> whose constants it determines."""
 
+L2_SHARE = 0.5
+"""Time of a KV cache replayed from L2 over the same bytes from memory [-]; a timing artefact, so no prediction uses it."""
+
 MEASURED_AS = {constants: measured for measured, constants in CALIBRATED_AS.items()}
 """The reverse of :data:`CALIBRATED_AS`."""
 
@@ -153,6 +156,9 @@ def collect(
         gpu = hardware or load_hardware(curve.gpu)
         for bound, tokens, points in _pieces(curve, gpu, backend, prior):
             kind, shape = shape_inputs(bound, tokens)
+            if curve.beyond_l2 is not None:
+                share = np.where(curve.beyond_l2[points], 1.0, L2_SHARE)
+                shape |= {name: shape[name] * share for name in ("kv_bytes", "fair_step")}
             parts.append(_flat(shape, tokens.size))
             owners.append((index, points))
         if advance is not None:

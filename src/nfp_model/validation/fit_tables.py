@@ -33,7 +33,7 @@ LOADERS: dict[OperatorKind, Callable[[str, str], CurveSet]] = {
 MAX_TOKENS: dict[OperatorKind, int] = {"gemm": 1024, "moe": 1024}
 """Rows a fit and its error are judged up to; boundaries are judged on the whole curve [rows]."""
 
-SAMPLE = {"fit": 60, "test": 120}
+SAMPLE = {"fit": 200, "test": 300}
 """Curves of one setting used at most; the first by the hash of their shape, so that the sample is fixed."""
 
 _FAMILIES = ("marlin", "trtllm_gen", "deepgemm", "cutlass", "triton")
@@ -110,7 +110,9 @@ def recorded_tables(path: Path, hardware: str, backend: str, operator: str | Non
     """
     key = load_hardware(hardware).name
     every = curves_of(read_records(path))
-    curves = [c for c in every if load_hardware(c.gpu).name == key and c.backend == backend and c.operator in CALIBRATED_AS]
+    curves = [
+        c for c in every if load_hardware(c.gpu).name == key and c.backend == backend and c.operator in CALIBRATED_AS
+    ]
     tables = []
     for kind in sorted({CALIBRATED_AS[curve.operator] for curve in curves}):
         if operator in (None, kind):

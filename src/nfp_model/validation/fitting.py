@@ -7,14 +7,14 @@ constant the data say nothing about stays there with its prior uncertainty.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
 from nfp_model.cost.compiled import FloatArray
 from nfp_model.errors import InvalidArgumentError
-from nfp_model.specs.calibration import OperatorKind
+from nfp_model.specs.calibration import Fit, OperatorKind
 from nfp_model.uncertainty import Z80
 from nfp_model.validation.fit_points import FitPoints, collect, weights
 
@@ -30,6 +30,9 @@ POINTS_PER_CONSTANT = 3
 NEAR_BEST = 1.6
 """Menu entries slower than this times the cheapest are left out of the search once the constants are roughly known [-]."""
 
+_STEP = 1e-3
+_LEAST_SCATTER = 0.005
+
 FOLDS = 5
 """Parts the shapes are left out in, in turn, to size the band [-]."""
 
@@ -44,7 +47,7 @@ class Unknown:
     high: float
 
 
-_MEMORY = Unknown("memory_efficiency", 0.85, 0.3, 1.2)
+_MEMORY = Unknown("memory_efficiency", 0.85, 0.3, 1.05)
 _OVERLAP = Unknown("overlap_exponent", 3.0, 1.05, 12.0)
 _DECODE_ATTENTION = (
     Unknown("fixed_time_s", 10e-6, 0.5e-6, 60e-6),
@@ -60,7 +63,7 @@ UNKNOWNS: dict[OperatorKind, tuple[Unknown, ...]] = {
     "gemm": (
         Unknown("fixed_time_s", 3e-6, 0.3e-6, 30e-6),
         _MEMORY,
-        Unknown("matrix_efficiency", 0.8, 0.1, 1.2),
+        Unknown("matrix_efficiency", 0.8, 0.1, 1.0),
         _OVERLAP,
         Unknown("chain_time_s", 1.5e-9, 0.02e-9, 30e-9),
         Unknown("split_time_s", 1.5e-6, 0.05e-6, 15e-6),
@@ -68,7 +71,7 @@ UNKNOWNS: dict[OperatorKind, tuple[Unknown, ...]] = {
     "moe": (
         Unknown("fixed_time_s", 25e-6, 1e-6, 200e-6),
         _MEMORY,
-        Unknown("matrix_efficiency", 0.5, 0.05, 1.2),
+        Unknown("matrix_efficiency", 0.5, 0.05, 1.0),
         _OVERLAP,
         Unknown("reread_share", 0.15, 0.005, 1.0),
         Unknown("activation_efficiency", 0.5, 0.02, 15.0),
@@ -176,7 +179,9 @@ def advice(points: FitPoints, above: bool | None) -> str:
         return "measure some shapes at 1 to 1024 tokens"
     candidates = 2 ** np.arange(15, dtype=np.int64)
     curve = points.curves[0]
-    probe = replace(curve, tokens=candidates, seconds=np.ones(candidates.size), kernel_index=None, spread=None, beyond_l2=None)
+    probe = replace(
+        curve, tokens=candidates, seconds=np.ones(candidates.size), kernel_index=None, spread=None, beyond_l2=None
+    )
     grid = collect([probe], curve.backend if curve.backend in ("vllm", "sglang", "trtllm", "torch") else "uncalibrated")
     beyond = grid.sides(_constants(points.operator, _start(UNKNOWNS[points.operator]))) > 0.5
     knee = int(np.argmax(beyond)) if beyond.any() else candidates.size
@@ -236,22 +241,36 @@ def _solve(points: FitPoints, given: FloatArray | None, start: FloatArray, evalu
     return np.asarray(solution.x)
 
 
+def _gradient(points: FitPoints, constants: Mapping[str, float], names: Sequence[str]) -> FloatArray:
+    """d log T / d log constant, by central differences, shape (constants, points) [-]."""
+    rows = []
+    for name in names:
+        moved = [{**constants, name: constants[name] * float(np.exp(sign * _STEP))} for sign in (1.0, -1.0)]
+        up, down = (np.log(points.predicted(one)) for one in moved)
+        rows.append((up - down) / (2 * _STEP))
+    return np.array(rows).reshape(len(names), len(points))
+
+
+def band_deviation(points: FitPoints, fit: Fit) -> FloatArray:
+    """Standard deviation of log T behind the 80 % band, as ``uncertainty.latency_band`` has it, at every point [-]."""
+    width = fit.band_scatter if fit.band_scatter is not None else fit.log_scatter
+    variance = np.full(len(points), width**2)
+    if fit.covariance:
+        gradient = _gradient(points, fit.constants, fit.fitted)
+        variance += np.einsum("ip,ij,jp->p", gradient, np.array(fit.covariance), gradient)
+    return np.sqrt(variance)
+
+
 def _covariance(points: FitPoints, weight: FloatArray, logs: FloatArray, residual: FloatArray) -> FloatArray:
     """Sandwich estimate, clustered by curve: H^-1 (sum over curves of g g') H^-1 with the soft-L1 loss's curvature [-]."""
-    step = 1e-3
-    columns = []
-    for place in range(logs.size):
-        moved = [np.array(logs), np.array(logs)]
-        moved[0][place] += step
-        moved[1][place] -= step
-        up, down = (np.log(points.predicted(_exact(points.operator, to))) for to in moved)
-        columns.append((up - down) / (2 * step))
-    jacobian = np.array(columns)
+    names = [unknown.name for unknown in UNKNOWNS[points.operator]]
+    jacobian = _gradient(points, _exact(points.operator, logs), names)
     softened = weight / np.sqrt(1.0 + weight * (residual / SOFT) ** 2)
-    bread = (jacobian * softened) @ jacobian.T + np.eye(logs.size) * (SOFT / PRIOR_SPREAD) ** 2
+    pull = (SOFT / PRIOR_SPREAD) ** 2
+    bread = (jacobian * softened) @ jacobian.T + np.eye(logs.size) * pull
     scores = jacobian * softened * residual
     per_curve = np.array([np.bincount(points.curve, row, minlength=len(points.curves)) for row in scores])
-    meat = per_curve @ per_curve.T + np.eye(logs.size) * (SOFT**2 / PRIOR_SPREAD) ** 2
+    meat = per_curve @ per_curve.T + np.eye(logs.size) * (pull * PRIOR_SPREAD) ** 2
     inverse = np.linalg.inv(bread)
     return np.asarray(inverse @ meat @ inverse)
 
@@ -264,39 +283,32 @@ def _band_scatter(
     place = {key: number % FOLDS for number, key in enumerate(sorted(set(keys)))}
     fold = np.array([place[key] for key in keys])[points.curve]
     missed = np.zeros(len(points))
-    for part in range(min(FOLDS, len(place))):
+    for part in np.unique(fold):
         out = fold == part
-        kept = points.where(~out)
-        if len(kept) < POINTS_PER_CONSTANT * found.size:
-            kept = points
+        kept = points.where(~out) if (~out).sum() >= POINTS_PER_CONSTANT * found.size else points
         logs = _solve(kept, weights(kept, groups), found, evaluations=8)
         there = points.where(out)
         missed[out] = np.log(there.seconds / there.predicted(_exact(points.operator, logs)))
-    order = np.argsort(np.abs(missed))
+    names = [unknown.name for unknown in UNKNOWNS[points.operator]]
+    gradient = _gradient(points, _exact(points.operator, found), names)
+    moved = np.einsum("ip,ij,jp->p", gradient, covariance, gradient)
+    # |residual| <= Z80 sqrt(scatter^2 + moved) where scatter^2 reaches this; its 80th percentile is what is looked for.
+    needed = (missed / Z80) ** 2 - moved
+    order = np.argsort(needed)
     share = np.cumsum(weight[order]) / weight.sum()
-    reach = float(np.abs(missed)[order][min(int(np.searchsorted(share, 0.8)), len(points) - 1)])
-    # The covariance's part of the band is a constant's: its mean square over the points is taken off.
-    return reach / Z80 if not covariance.size else _less(reach / Z80, points, found, covariance)
-
-
-def _less(deviation: float, points: FitPoints, logs: FloatArray, covariance: FloatArray) -> float:
-    base = np.log(points.predicted(_exact(points.operator, logs)))
-    step = 1e-3
-    gradient = []
-    for place in range(logs.size):
-        moved = np.array(logs)
-        moved[place] += step
-        gradient.append((np.log(points.predicted(_exact(points.operator, moved))) - base) / step)
-    spread = np.einsum("ip,ij,jp->p", np.array(gradient), covariance, np.array(gradient))
-    return float(np.sqrt(max(deviation**2 - float(np.median(spread)), (0.25 * deviation) ** 2)))
+    reached = float(needed[order][min(int(np.searchsorted(share, 0.8)), len(points) - 1)])
+    return float(np.sqrt(max(reached, _LEAST_SCATTER**2)))
 
 
 def rounded_covariance(covariance: FloatArray) -> tuple[tuple[float, ...], ...]:
     """A covariance as calibration files print it: three significant digits, symmetric."""
-    return tuple(tuple(significant(float((covariance[i, j] + covariance[j, i]) / 2), 3) for j in range(len(covariance))) for i in range(len(covariance)))
+    return tuple(
+        tuple(significant(float((covariance[i, j] + covariance[j, i]) / 2), 3) for j in range(len(covariance)))
+        for i in range(len(covariance))
+    )
 
 
 __all__ = [
-    "HELD", "UNKNOWNS", "ConstantsFit", "Unknown", "advice", "fit_constants", "refuse_unfit", "rounded_covariance",
+    "HELD", "UNKNOWNS", "ConstantsFit", "Unknown", "advice", "band_deviation", "fit_constants", "refuse_unfit", "rounded_covariance",
     "significant",
 ]  # fmt: skip

@@ -1,0 +1,43 @@
+"""The table of winning tiles gives what the whole menu gives."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings, strategies as st
+
+from nfp_model import Gemm, load_hardware
+from nfp_model.cost.binding import bind
+from nfp_model.cost.compiled import evaluate
+from nfp_model.cost.latency import equation_inputs
+
+
+@settings(max_examples=40)
+@given(
+    gpu=st.sampled_from(["a100", "h100", "b200", "rtx_pro_6000", "mi300x"]),
+    out_features=st.integers(1, 60_000),
+    in_features=st.integers(16, 30_000),
+    rows=st.lists(st.integers(1, 16_384), min_size=1, max_size=60),
+)
+def test_table_equals_the_whole_menu(gpu: str, out_features: int, in_features: int, rows: list[int]) -> None:
+    bound = bind(load_hardware(gpu), Gemm(out_features, in_features), "uncalibrated")
+    tokens = np.array(rows)
+    whole = evaluate(*equation_inputs(bound, tokens)).min(axis=0)
+    # Inside an interval a third entry could win by a hair; never below the whole menu, and never by more than a part in 1e4.
+    found = bound.seconds(tokens)
+    assert (found >= whole * (1 - 1e-12)).all()
+    np.testing.assert_allclose(found, whole, rtol=1e-4)
+
+
+def test_rows_beyond_every_table_are_evaluated_whole() -> None:
+    bound = bind(load_hardware("h100"), Gemm(4096, 4096), "uncalibrated")
+    tokens = np.array([16_385, 100_000])
+    np.testing.assert_allclose(bound.seconds(tokens), evaluate(*equation_inputs(bound, tokens)).min(axis=0))
+
+
+def test_other_constants_keep_the_tile() -> None:
+    bound = bind(load_hardware("h100"), Gemm(4096, 4096), "uncalibrated")
+    tokens = np.array([1, 64, 65, 300])
+    same = bound.seconds_with(bound.fit.values(), tokens)
+    assert (same >= bound.seconds(tokens) * (1 - 1e-12)).all()
+    assert same == pytest.approx(bound.seconds(tokens), rel=2e-3)
