@@ -130,9 +130,10 @@ def test_bad_input(call: Callable[[], object], message: str) -> None:
 def test_header_says_what_the_export_rests_on(engine: str) -> None:
     """(f) engine and versions, context, acceptance and convention, tolerance, hardware; comments never break the text."""
     dialect = "upper" if engine == "tensorrt_llm" else None
+    sizes = (8, 16, 64) if engine == "sglang" else None
     has_table = engine in ("vllm", "sglang", "tensorrt_llm")
     schedule = THREE_TIERS if has_table else DraftSchedule.from_tiers([64], [3])
-    export = export_schedule(engine, schedule, dialect=dialect, facts=FACTS)
+    export = export_schedule(engine, schedule, dialect=dialect, captured_sizes=sizes, facts=FACTS)
     for words in (
         "4096 tokens",
         "constant 0.7 per token, conditional",
@@ -203,7 +204,7 @@ def test_yaml_refuses(text: str, message: str) -> None:
 
 
 def test_file_is_written_whole(tmp_path: Path) -> None:
-    export = export_sglang(THREE_TIERS, facts=FACTS)
+    export = export_sglang(THREE_TIERS, (8, 16, 64), facts=FACTS)
     path = tmp_path / "adaptive.json"
     path.write_text("old")
     export.write(path)

@@ -31,7 +31,6 @@ from nfp_model.exporters import (
     parse_tensorrt_llm,
     parse_vllm,
     setting_for_positions,
-    sglang_captured_sizes,
 )
 from nfp_model.exporters.tensorrt_llm import Dialect
 from nfp_model.exporters.yaml import read_yaml
@@ -42,6 +41,8 @@ batches = st.lists(st.integers(0, 8), min_size=1, max_size=90)
 schedules = batches.map(DraftSchedule.from_batches)
 speculating = schedules.filter(lambda s: s.largest > 0)
 longest_first = speculating.map(lambda s: DraftSchedule.from_batches([s.largest, *s.dense()]))
+SIZES = (1, 2, 4, 8, 16, 32, 64, 90)
+
 captured = st.sets(st.integers(1, 90), max_size=20).map(sorted)
 
 
@@ -64,7 +65,7 @@ def test_vllm_golden() -> None:
 
 
 def test_sglang_golden() -> None:
-    export = export_sglang(THREE_TIERS)
+    export = export_sglang(THREE_TIERS, SIZES)
     assert export.text == (
         '{"1": {"candidate_steps": [5]}, "17": {"candidate_steps": [3]}, "65": {"candidate_steps": [0]}}'
     )
@@ -226,7 +227,7 @@ def test_largest_draft_count_is_the_global_field(schedule: DraftSchedule) -> Non
     assert json.loads(export_vllm(schedule).text)["num_speculative_tokens"] == schedule.largest
     for dialect in DIALECTS:
         assert tensorrt_block(schedule, dialect)["max_draft_len"] == schedule.largest
-    sglang = export_sglang(schedule)
+    sglang = export_sglang(schedule, SIZES)
     assert sglang.schedule is not None
     assert f"--speculative-num-steps {sglang.schedule.largest} " in sglang.arguments
 
@@ -244,7 +245,7 @@ NOTHING = DraftSchedule.from_tiers([8], [0])
             lambda: export_vllm(NOTHING),
             "vLLM: num_speculative_tokens must be above 0, got 0 drafts at every batch size",
         ),
-        (lambda: export_sglang(NOTHING), "SGLang: a table of 0 steps only"),
+        (lambda: export_sglang(NOTHING, SIZES), "SGLang: a table of 0 steps only"),
         (lambda: export_tensorrt_llm(NOTHING, "upper"), "TensorRT-LLM: max_draft_len must be above 0"),
         (
             lambda: export_mlx_lm(NOTHING),
@@ -261,8 +262,11 @@ NOTHING = DraftSchedule.from_tiers([8], [0])
             "reaches the graphs of Eagle3, MTP.* only, got NGram",
         ),
         (lambda: export_tensorrt_llm(THREE_TIERS, "lower", "MTP"), "Eagle3, Draft_Target, NGram only, got MTP"),
-        (lambda: export_sglang(THREE_TIERS, top_k=4), "adaptive speculation needs --speculative-eagle-topk 1, got 4"),
-        (lambda: export_sglang(THREE_TIERS, "DFLASH"), "runs with EAGLE, EAGLE3 or NEXTN only, got DFLASH"),
+        (
+            lambda: export_sglang(THREE_TIERS, SIZES, top_k=4),
+            "adaptive speculation needs --speculative-eagle-topk 1, got 4",
+        ),
+        (lambda: export_sglang(THREE_TIERS, SIZES, "DFLASH"), "runs with EAGLE, EAGLE3 or NEXTN only, got DFLASH"),
         (
             lambda: export_sglang(DraftSchedule.from_tiers([2, 8], [3, 0]), captured_sizes=[4, 8]),
             r"padded to the captured sizes \[4, 8\] before K is looked up, got 0 drafts",
@@ -320,7 +324,7 @@ def test_mtp_divisibility(layers: int, drafts: int) -> None:
     [
         (lambda: export_schedule("vlm", THREE_TIERS), "unknown engine 'vlm'; did you mean 'vllm'"),
         (lambda: export_vllm(THREE_TIERS, "eagle4"), "unknown vLLM speculative method 'eagle4'; did you mean"),
-        (lambda: export_sglang(THREE_TIERS, "EAGLE4"), "unknown SGLang speculative algorithm 'EAGLE4'"),
+        (lambda: export_sglang(THREE_TIERS, SIZES, "EAGLE4"), "unknown SGLang speculative algorithm 'EAGLE4'"),
         (lambda: export_tensorrt_llm(THREE_TIERS, "uper"), "unknown TensorRT-LLM dialect 'uper'; did you mean 'upper'"),
         (lambda: export_tensorrt_llm(THREE_TIERS, "upper", "Eagle4"), "unknown TensorRT-LLM decoding type 'Eagle4'"),
         (lambda: export_llama_cpp(THREE_TIERS, "old"), "unknown llama.cpp dialect 'old'; known: draft, spec_draft"),
@@ -476,13 +480,6 @@ def test_positions_of_every_engine() -> None:
     }
     assert setting_for_positions("tensorrt_llm", "tree", 8) == {"max_total_draft_tokens": 7}
     assert setting_for_positions("tensorrt_llm", "pard", 8) == {"max_draft_len": 4}
-
-
-def test_sglang_default_captures() -> None:
-    sizes = sglang_captured_sizes(320)
-    assert sizes[:9] == (1, 2, 3, 4, 5, 6, 7, 8, 10)
-    assert [size for size in sizes if 30 <= size <= 80] == [30, 32, 40, 44, 48, 52, 56, 60, 64, 72, 80]
-    assert sizes[-5:] == (256, 272, 288, 304, 320)
 
 
 def test_sglang_tree_counts_the_root() -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+from numbers import Real
 
 
 class NfpModelError(ValueError):
@@ -58,7 +59,7 @@ def unknown_name(kind: str, name: str, allowed: Iterable[str]) -> UnknownNameErr
     unknown hardware 'h10'; did you mean 'h100'?
     """
     names = sorted(set(allowed))
-    near = nearest(name, names)
+    near = nearest(str(name), names)
     if near:
         hint = "did you mean " + " or ".join(f"'{n}'" for n in near) + "?"
     else:
@@ -76,7 +77,7 @@ def require_positive(**values: float) -> None:
         For the first value that is not a finite number above zero.
     """
     for name, value in values.items():
-        if not (isinstance(value, (int, float)) and not isinstance(value, bool) and 0 < value < float("inf")):
+        if not (isinstance(value, Real) and not isinstance(value, bool) and 0 < value < float("inf")):
             raise InvalidArgumentError(f"{name} must be a finite number above 0, got {value!r}")
 
 

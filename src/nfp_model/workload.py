@@ -54,7 +54,10 @@ class Routing:
         if isinstance(value, Routing):
             return value
         if not isinstance(value, str):
-            shares = tuple(float(share) for share in value)
+            try:
+                shares = tuple(float(share) for share in value)
+            except (TypeError, ValueError):
+                raise InvalidArgumentError(f"routing must be a name or one share per expert, got {value!r}") from None
             if not shares or min(shares) < 0 or not 0 < sum(shares) < float("inf"):
                 raise InvalidArgumentError("a routing histogram needs one non-negative share per expert, not all zero")
             return cls("histogram", shares=shares)

@@ -4,18 +4,17 @@ from nfp_model.exporters.diffusion import export_diffusion, parse_diffusion
 from nfp_model.exporters.dispatch import ENGINES, export_schedule
 from nfp_model.exporters.others import export_llama_cpp, export_lmdeploy, export_mlx_lm, parse_draft_flag
 from nfp_model.exporters.positions import setting_for_positions
-from nfp_model.exporters.ranges import DraftRange, DraftSchedule, align_to_captured
 from nfp_model.exporters.sglang import (
     export_sglang,
     export_sglang_static,
     parse_sglang,
     parse_sglang_static,
-    sglang_captured_sizes,
 )
 from nfp_model.exporters.sglang_costs import export_additive_costs, export_step_costs, parse_costs
 from nfp_model.exporters.tensorrt_llm import export_tensorrt_llm, parse_tensorrt_llm
 from nfp_model.exporters.vllm import export_vllm, parse_vllm
 from nfp_model.exporters.writing import Export, ExportFacts, write_whole
+from nfp_model.scheduling import DraftRange, DraftSchedule, align_to_captured
 
 __all__ = [
     "DraftRange",
@@ -43,6 +42,5 @@ __all__ = [
     "parse_tensorrt_llm",
     "parse_vllm",
     "setting_for_positions",
-    "sglang_captured_sizes",
     "write_whole",
 ]

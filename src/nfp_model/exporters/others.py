@@ -6,8 +6,8 @@ import shlex
 from typing import Literal, get_args
 
 from nfp_model.errors import InvalidArgumentError, unknown_name
-from nfp_model.exporters.ranges import DraftSchedule
 from nfp_model.exporters.writing import Export, ExportFacts, checked, read_flags
+from nfp_model.scheduling import DraftSchedule
 
 LlamaDialect = Literal["draft", "spec_draft"]
 """llama.cpp's spelling: ``--draft-max`` (older) or ``--spec-draft-n-max`` (2026 builds)."""

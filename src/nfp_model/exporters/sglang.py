@@ -13,8 +13,8 @@ from typing import Annotated, Any
 from pydantic import Field, StrictInt
 
 from nfp_model.errors import InvalidArgumentError, UnsupportedError, require_positive_int, unknown_name
-from nfp_model.exporters.ranges import DraftSchedule, align_to_captured, pad_batch, require_speculation
 from nfp_model.exporters.writing import EngineRules, Export, ExportFacts, checked, read_flags, read_json, validated
+from nfp_model.scheduling import DraftSchedule, align_to_captured, pad_batch, require_speculation
 
 ENGINE = "SGLang"
 VERSIONS = "rules as of 0.5.23"
@@ -35,33 +35,12 @@ class SglangTier(EngineRules):
     warmup_batches: int = 10
 
 
-def sglang_captured_sizes(max_batch_size: int) -> tuple[int, ...]:
-    """Batch sizes SGLang captures by default when speculating [sequences], up to a largest one.
-
-    1..8, by 2 to 32, by 4 from 40 to 64, by 8 from 72 to 256, then by 16 (SGLang 0.5.23).
-
-    Examples
-    --------
-    >>> sglang_captured_sizes(48)[-6:]
-    (28, 30, 32, 40, 44, 48)
-    """
-    require_positive_int(max_batch_size=max_batch_size)
-    sizes = (
-        *range(1, 9),
-        *range(10, 33, 2),
-        *range(40, 65, 4),
-        *range(72, 257, 8),
-        *range(272, max_batch_size + 1, 16),
-    )
-    return tuple(size for size in sizes if size <= max_batch_size)
-
-
 def export_sglang(
     schedule: DraftSchedule,
+    captured_sizes: Sequence[int],
     method: str = "EAGLE3",
     draft_model: str = "DRAFT",
     top_k: int = 1,
-    captured_sizes: Sequence[int] | None = None,
     facts: ExportFacts | None = None,
 ) -> Export:
     """A schedule as the JSON file of ``--speculative-adaptive-config``.
@@ -73,14 +52,15 @@ def export_sglang(
     ----------
     schedule : DraftSchedule
         K(B).
+    captured_sizes : sequence of int
+        ``--cuda-graph-bs-decode`` [sequences], increasing; empty without graphs. SGLang's default list depends on the GPU:
+        :func:`nfp_model.kernels.capture.captured_sizes`.
     method : str
         EAGLE, EAGLE3 or NEXTN (MTP).
     draft_model : str
         Draft checkpoint; left out for NEXTN.
     top_k : int
         ``--speculative-eagle-topk``; the adaptive policy takes 1 only.
-    captured_sizes : sequence of int, optional
-        ``--cuda-graph-bs-decode`` [sequences]; SGLang's default list for None.
     facts : ExportFacts, optional
         For the header.
 
@@ -93,14 +73,14 @@ def export_sglang(
 
     Examples
     --------
-    >>> print(export_sglang(DraftSchedule.from_tiers([16, 64, 512], [3, 1, 0])).text)
+    >>> print(export_sglang(DraftSchedule.from_tiers([16, 64, 512], [3, 1, 0]), [8, 16, 32, 64]).text)
     {"1": {"candidate_steps": [3]}, "17": {"candidate_steps": [1]}, "65": {"candidate_steps": [0]}}
     """
     algorithm = _algorithm(method, _ADAPTIVE, "adaptive speculation runs with EAGLE, EAGLE3 or NEXTN only")
     if top_k != 1:
         raise UnsupportedError(f"SGLang: adaptive speculation needs --speculative-eagle-topk 1, got {top_k}")
     require_speculation(schedule, "SGLang: a table of 0 steps only leaves nothing to adapt")
-    sizes = sglang_captured_sizes(schedule.max_batch_size) if captured_sizes is None else tuple(captured_sizes)
+    sizes = tuple(captured_sizes)
     aligned = align_to_captured(schedule, sizes)
     require_speculation(
         aligned, f"SGLang: the batch is padded to the captured sizes {list(sizes)} before K is looked up"

@@ -12,9 +12,9 @@ from typing import Annotated, Any, Literal, Self, get_args
 from pydantic import Field, model_validator
 
 from nfp_model.errors import UnsupportedError, unknown_name
-from nfp_model.exporters.ranges import DraftSchedule, require_speculation
 from nfp_model.exporters.writing import EngineRules, Export, ExportFacts, checked, validated
 from nfp_model.exporters.yaml import read_yaml, yaml_text
+from nfp_model.scheduling import DraftSchedule, require_speculation
 
 ENGINE = "TensorRT-LLM"
 

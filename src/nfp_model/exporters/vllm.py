@@ -14,8 +14,8 @@ from pydantic import Field, model_validator
 
 from nfp_model.acceptance import mtp_draft_counts
 from nfp_model.errors import UnsupportedError, unknown_name
-from nfp_model.exporters.ranges import DraftSchedule, require_speculation
 from nfp_model.exporters.writing import EngineRules, Export, ExportFacts, checked, read_json, validated
+from nfp_model.scheduling import DraftSchedule, require_speculation
 
 ENGINE = "vLLM"
 VERSIONS = "0.24.0 and later (rules as of 0.33.0)"

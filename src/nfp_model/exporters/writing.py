@@ -15,7 +15,7 @@ from typing import Any, Literal, TypeVar
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from nfp_model.errors import InvalidArgumentError, UnsupportedError
-from nfp_model.exporters.ranges import DraftSchedule
+from nfp_model.scheduling import DraftSchedule
 
 Rules = TypeVar("Rules", bound=BaseModel)
 

@@ -11,8 +11,11 @@ from nfp_model.boundary import Boundary
 from nfp_model.cost.latency import BoundOperator
 from nfp_model.kernels.attention import attention_counts
 from nfp_model.kernels.counts import FloatArray, KernelRow
+from nfp_model.kernels.moe import moe_counts
+from nfp_model.kernels.steps import ceil_div, round_up
 from nfp_model.operators import Attention, FusedMoE, Gemm, Module, OperatorUse
 from nfp_model.specs.attention_kernel import AttentionKernel
+from nfp_model.specs.moe_kernel import MoEKernel
 
 if TYPE_CHECKING:
     import sympy
@@ -173,13 +176,19 @@ def granularity_words(bound: BoundOperator, tokens: int) -> str:
     if isinstance(operator, Gemm):
         values = bound.winning_inputs(tokens)[1]
         split = f", split-K {values['splits']:.0f}" if values["splits"] > 1 else ""
-        return f"tile {values['tile_rows']:.0f} x {values['tile_columns']:.0f} for {tokens} rows, {values['waves']:.2g} waves{split}"
-    if isinstance(operator, FusedMoE):
+        padded = float(round_up(tokens, values["tile_rows"]))
+        tile = f"tile {values['tile_rows']:.0f} x {values['tile_columns']:.0f}"
+        return f"{tile}, {tokens} of {padded:.0f} rows used, {values['waves']:.2g} waves{split}"
+    if isinstance(operator, FusedMoE) and isinstance(kernel, MoEKernel):
         values = bound.winning_inputs(tokens)[1]
+        blocks = moe_counts(kernel, bound.hardware, operator, np.array([tokens]))
+        routed, filled = float(blocks.routed_rows[0]), float(blocks.row_blocks[0] * blocks.block_rows[0])
+        ctas = blocks.row_blocks[0] * ceil_div((operator.matrices - 1) * operator.local_width, blocks.block_columns[0])
         again = ", weights re-read per block" if max(values["reread_up"], values["reread_down"]) == 1 else ""
         return (
-            f"{values['experts_touched']:.1f} of {operator.local_experts} experts, "
-            f"{values['row_blocks']:.1f} blocks of {values['tile_rows']:.0f} rows{again}"
+            f"{values['experts_touched']:.1f} of {operator.local_experts} experts, {values['row_blocks']:.1f} blocks of "
+            f"{values['tile_rows']:.0f} rows, {routed:.0f} of {filled:.0f} rows used, "
+            f"{float(ctas) / bound.hardware.sm_count:.2g} waves{again}"
         )
     return "bandwidth-bound"
 
@@ -200,7 +209,9 @@ def binding_words(prediction: Prediction, boundary: Boundary, module: Module | N
     total = float(added.clip(min=0).sum())
     if len(pairs) > 1 and added[index] < _MOST_OF_GROWTH * total:
         runner_up = int(order[1])
-        words += f" ({added[index] / total:.0%} of the growth; {pairs[runner_up][0].name} {added[runner_up] / total:.0%})"
+        words += (
+            f" ({added[index] / total:.0%} of the growth; {pairs[runner_up][0].name} {added[runner_up] / total:.0%})"
+        )
     return Binding(use.name, mechanism, past, float(added[index]), words)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import replace
+from operator import index
 from pathlib import Path
 from typing import Any
 
@@ -99,7 +100,7 @@ def predict_nfp(
     spec, architecture = load_hardware(hardware), load_model(model)
     workload = Workload(
         batch_size=batch_size,
-        context_length=context_length if isinstance(context_length, int) else tuple(int(c) for c in context_length),
+        context_length=_context_lengths(context_length),
         decode_mode=decode_mode,
         routing=Routing.parse(routing),
         weight_dtype=weight_dtype,
@@ -117,6 +118,16 @@ def predict_nfp(
         spec, architecture, workload, forward, curve, boundary, _warnings(spec, architecture, forward, backend)
     )
     return _checked_memory(prediction, strict_memory)
+
+
+def _context_lengths(given: int | Iterable[int]) -> int | tuple[int, ...]:
+    try:
+        lengths = tuple(index(length) for length in given) if isinstance(given, Iterable) else index(given)
+    except TypeError:
+        lengths = ()
+    if lengths == ():
+        raise InvalidArgumentError(f"context_length must be a whole number, or one for each sequence, got {given!r}")
+    return lengths
 
 
 def _baseline(model: ModelSpec, workload: Workload, baseline: int | str, max_positions: int) -> int:

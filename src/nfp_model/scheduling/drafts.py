@@ -75,6 +75,8 @@ class Decision:
         The answer of either rule.
     reason : str
         What ends the near-free range and whether speculation pays, in words.
+    options : tuple of OperatingPoint
+        Every draft count looked at, in increasing order; the first is no drafts.
     """
 
     rule: Rule
@@ -82,11 +84,16 @@ class Decision:
     near_free: OperatingPoint
     throughput: OperatingPoint
     reason: str
+    options: tuple[OperatingPoint, ...]
 
     @property
     def chosen(self) -> OperatingPoint:
         """The answer of the rule asked for."""
         return self.near_free if self.rule == "near_free" else self.throughput
+
+    def chosen_up_to(self, drafts: int) -> OperatingPoint:
+        """The rule's answer among at most so many drafts [-], for an engine that cannot say more at this batch."""
+        return _chosen(self.rule, [o for o in self.options if o.drafts <= drafts], self.tolerance)
 
 
 def break_even_acceptance(drafts: int, step_ratio: float) -> float | None:
@@ -172,9 +179,14 @@ def choose_positions(
         raise unknown_name("rule", str(rule), get_args(Rule))
     require_tolerance(tolerance)
     options = _options(latency_ratio, acceptance, draft, allowed_drafts)
-    near = max((o for o in options if o.latency_ratio <= 1.0 + tolerance), key=lambda o: o.drafts)
-    best = max(options, key=lambda o: (o.speedup, -o.drafts))
-    return Decision(rule, tolerance, near, best, _reason(near, best, options, tolerance))
+    near, best = _chosen("near_free", options, tolerance), _chosen("throughput", options, tolerance)
+    return Decision(rule, tolerance, near, best, _reason(near, best, options, tolerance), tuple(options))
+
+
+def _chosen(rule: Rule, options: Sequence[OperatingPoint], tolerance: float) -> OperatingPoint:
+    if rule == "near_free":
+        return max((o for o in options if o.latency_ratio <= 1.0 + tolerance), key=lambda o: o.drafts)
+    return max(options, key=lambda o: (o.speedup, -o.drafts))
 
 
 def _options(

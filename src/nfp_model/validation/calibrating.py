@@ -34,6 +34,9 @@ Progress = Callable[[str], None]
 SCORE_TOLERANCE = 0.2
 """eps of the boundary error a calibration states [-]."""
 
+FEWEST_SHAPES = 3
+"""Shapes either half of a published GEMM or MoE table must have [-]."""
+
 GEMM_BASELINE = 16
 """N0 of the boundary error of GEMMs: past the special kernels for a few rows [rows]."""
 
@@ -90,6 +93,8 @@ def fit_calibration(
         if progress is not None:
             progress(f"{key} {backend} {table.operator} {table.dtype}")
         try:
+            if given is None:
+                _refuse_thin(table)
             fits.append(fit_table(table, backend, date or calendar.today().isoformat(), command))
         except InvalidArgumentError as error:
             if given is not None:
@@ -118,9 +123,9 @@ def fit_table(table: FitTable, backend: str, date: str, command: str) -> Fit:
     date, command : str
         Written into the fit.
     """
-    curves = [kept for curve in table.fit if (kept := without_l2(curve)) is not None]
+    curves = table.fit
     points = fitted_range(collect(curves, backend))
-    found = fit_constants(points, [setting(curve) for curve in curves])
+    found = fit_constants(points, table.groups)
     source = table.source
     fit = Fit(
         operator=table.operator,
@@ -192,6 +197,13 @@ def score_points(points: FitPoints, fit: Fit) -> HeldOutScore:
         boundary_p90=None if spread[1] is None else round(spread[1], 3),
         band_coverage=round(coverage(points.seconds[judged], low, high), 3),
     )
+
+
+def _refuse_thin(table: FitTable) -> None:
+    """Refuse a published table whose halves hold too few shapes to learn from or to score on."""
+    shapes = [len({curve.split_key for curve in half}) for half in (table.fit, table.test)]
+    if table.operator in ("gemm", "moe") and min(shapes) < FEWEST_SHAPES:
+        raise InvalidArgumentError(f"{shapes[0]} shapes to fit and {shapes[1]} to score, {FEWEST_SHAPES} each are needed")
 
 
 def fitted_range(points: FitPoints) -> FitPoints:

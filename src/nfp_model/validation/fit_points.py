@@ -33,6 +33,13 @@ CALIBRATED_AS: dict[str, OperatorKind] = {
 L2_SHARE = 0.5
 """Time of a KV cache replayed from L2 over the same bytes from memory [-]; a timing artefact, so no prediction uses it."""
 
+RESIDENT_CTA_TIMES = 3.0
+"""CTA start times by which a replay from L2 is faster than the first access to memory, read off the step of the public
+timings where the cache outgrows L2 [-]; no prediction uses it."""
+
+BEYOND_WEIGHT = 3.0
+"""Weight of a point whose cache lies in memory, as in serving, over one replayed from L2 [-]."""
+
 MEASURED_AS = {constants: measured for measured, constants in CALIBRATED_AS.items()}
 """The reverse of :data:`CALIBRATED_AS`."""
 
@@ -84,11 +91,15 @@ class FitPoints:
         winner = np.maximum.reduceat(np.where(total == least, np.arange(total.size), 0), self.starts)
         rivals = {"gemm": ("matrix",), "moe": ("matrix",), "attention": ("chain", "matrix"), "stream": ("fixed",)}
         other = np.max([self._evaluated(constants, term)[winner] for term in rivals[self.kind]], axis=0)
-        return np.asarray(other / self._evaluated(constants, "memory")[winner])
+        return np.asarray(other / np.maximum(self._evaluated(constants, "memory")[winner], 1e-12))
 
     def _evaluated(self, constants: Mapping[str, float], term: str | None) -> FloatArray:
         record: Any = CONSTANTS_OF[self.operator]
         values = {**self.inputs, **constant_inputs(record.model_construct(**constants), self.inputs)}
+        if "resident" in self.inputs:
+            fixed = constants["fixed_time_s"]
+            saved = RESIDENT_CTA_TIMES * constants["cta_time_s"] * self.inputs["resident"]
+            values["fixed_time"] = np.maximum(fixed - saved, 0.1 * fixed)
         times = evaluate(self.kind, {name: value for name, value in values.items() if name in SYMBOLS}, term)
         return np.broadcast_to(times, next(iter(self.inputs.values())).shape)
 
@@ -158,7 +169,7 @@ def collect(
             kind, shape = shape_inputs(bound, tokens)
             if curve.beyond_l2 is not None:
                 share = np.where(curve.beyond_l2[points], 1.0, L2_SHARE)
-                shape |= {name: shape[name] * share for name in ("kv_bytes", "fair_step")}
+                shape |= {"kv_bytes": shape["kv_bytes"] * share, "resident": share < 1.0}
             parts.append(_flat(shape, tokens.size))
             owners.append((index, points))
         if advance is not None:
@@ -217,6 +228,8 @@ def weights(points: FitPoints, groups: Sequence[str] | None = None) -> FloatArra
     """
     labels = np.array(groups if groups is not None else [""] * len(points.curves))[points.curve]
     weight = 1.0 / np.bincount(points.curve, minlength=len(points.curves))[points.curve]
+    if "resident" in points.inputs:
+        weight = np.where(points.inputs["resident"], weight, BEYOND_WEIGHT * weight)
     for label in np.unique(labels):
         here = labels == label
         weight[here] /= weight[here].sum()

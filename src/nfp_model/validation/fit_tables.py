@@ -36,6 +36,9 @@ MAX_TOKENS: dict[OperatorKind, int] = {"gemm": 1024, "moe": 1024}
 SAMPLE = {"fit": 200, "test": 300}
 """Curves of one setting used at most; the first by the hash of their shape, so that the sample is fixed."""
 
+FEWEST_SPLIT = 8
+"""Shapes from which a file of one's own timings is split into halves; below, all of it is fitted and none scored [-]."""
+
 _FAMILIES = ("marlin", "trtllm_gen", "deepgemm", "cutlass", "triton")
 
 
@@ -97,7 +100,7 @@ def silicon_tables(hardware: str, backend: str, operator: OperatorKind, dtype: s
     UnsupportedError
         When nothing was published for this GPU, backend and operator.
     """
-    return _tables(operator, LOADERS[operator](hardware, backend), backend, dtype)
+    return _tables(operator, LOADERS[operator](hardware, backend), backend, dtype, 1)
 
 
 def recorded_tables(path: Path, hardware: str, backend: str, operator: str | None, dtype: str | None) -> list[FitTable]:
@@ -117,14 +120,14 @@ def recorded_tables(path: Path, hardware: str, backend: str, operator: str | Non
     for kind in sorted({CALIBRATED_AS[curve.operator] for curve in curves}):
         if operator in (None, kind):
             mine = tuple(curve for curve in curves if CALIBRATED_AS[curve.operator] == kind)
-            tables += _tables(kind, CurveSet(mine, Source(path.name)), backend, dtype)
+            tables += _tables(kind, CurveSet(mine, Source(path.name)), backend, dtype, FEWEST_SPLIT)
     if not tables:
         there = ", ".join(sorted({f"{c.gpu} {c.backend} {c.operator}" for c in every})) or "nothing"
         raise InvalidArgumentError(f"{path} has no timings of {backend} on {key} to fit; it has {there}")
     return tables
 
 
-def _tables(operator: OperatorKind, curves: CurveSet, backend: str, dtype: str | None) -> list[FitTable]:
+def _tables(operator: OperatorKind, curves: CurveSet, backend: str, dtype: str | None, fewest: int) -> list[FitTable]:
     tables = []
     for name in sorted({curve_dtype(curve) for curve in curves}):
         if dtype not in (None, name):
@@ -132,7 +135,7 @@ def _tables(operator: OperatorKind, curves: CurveSet, backend: str, dtype: str |
         mine = [curve for curve in curves if curve_dtype(curve) == name]
         mine, rules = _of_one_kernel(mine, backend)
         fit, test = ([curve for curve in mine if curve.half == half] for half in ("fit", "test"))
-        if len({curve.split_key for curve in mine}) < 8:
+        if len({curve.split_key for curve in mine}) < fewest or not fit or not test:
             fit, test = mine, []
         picked = [tuple(sampled(half, SAMPLE[kind])) for half, kind in ((fit, "fit"), (test, "test"))]
         tables.append(FitTable(operator, name, picked[0], picked[1], curves.source, rules))

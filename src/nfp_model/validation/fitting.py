@@ -27,6 +27,9 @@ PRIOR_SPREAD = 1.0
 POINTS_PER_CONSTANT = 3
 """Fewest points per fitted constant [-]."""
 
+KNEE: dict[OperatorKind, float] = {"attention": 2.0, "latent_attention": 2.0}
+"""Other work over the memory stream from which a point tells about the other work; 0.5 where nothing is said [-]."""
+
 NEAR_BEST = 1.6
 """Menu entries slower than this times the cheapest are left out of the search once the constants are roughly known [-]."""
 
@@ -159,7 +162,8 @@ def refuse_unfit(points: FitPoints) -> None:
     unknowns = UNKNOWNS[points.operator]
     needed = POINTS_PER_CONSTANT * len(unknowns)
     prior = _constants(points.operator, _start(unknowns))
-    beyond = points.sides(prior) > 0.5 if len(points) else np.zeros(0, dtype=bool)
+    knee = KNEE.get(points.operator, 0.5)
+    beyond = points.sides(prior) > knee if len(points) else np.zeros(0, dtype=bool)
     if len(points) < needed:
         raise InvalidArgumentError(
             f"{len(points)} points are too few to fit {len(unknowns)} constants of {points.operator}, at least {needed} are"
@@ -183,7 +187,8 @@ def advice(points: FitPoints, above: bool | None) -> str:
         curve, tokens=candidates, seconds=np.ones(candidates.size), kernel_index=None, spread=None, beyond_l2=None
     )
     grid = collect([probe], curve.backend if curve.backend in ("vllm", "sglang", "trtllm", "torch") else "uncalibrated")
-    beyond = grid.sides(_constants(points.operator, _start(UNKNOWNS[points.operator]))) > 0.5
+    prior = _constants(points.operator, _start(UNKNOWNS[points.operator]))
+    beyond = grid.sides(prior) > KNEE.get(points.operator, 0.5)
     knee = int(np.argmax(beyond)) if beyond.any() else candidates.size
     wanted = slice(knee, knee + 3) if above else slice(max(0, knee - 3), max(3, knee))
     if above is None:
