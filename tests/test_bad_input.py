@@ -45,6 +45,12 @@ CASES: list[Case] = [
     ({"max_positions": 0}, InvalidArgumentError, r"max_positions must be a whole number of at least 1, got 0"),
     ({"context_length": -1}, InvalidArgumentError, r"context_length must be at least 0, got -1"),
     ({"context_length": [1, 2, 3]}, InvalidArgumentError, r"context_length lists 3 sequences, batch_size is 1"),
+    ({"context_length": []}, InvalidArgumentError, r"context_length must be a whole number, or one for each sequence, got \[\]"),
+    ({"context_length": 4096.5}, InvalidArgumentError, r"context_length must be a whole number, or one for each sequence, got 4096\.5"),
+    ({"context_length": "4096"}, InvalidArgumentError, r"context_length must be a whole number, or one for each sequence, got '4096'"),
+    ({"routing": 3}, InvalidArgumentError, r"routing must be a name or one share per expert, got 3"),
+    ({"routing": ["a"] * 8}, InvalidArgumentError, r"routing must be a name or one share per expert, got \['a'"),
+    ({"weight_dtype": 3}, UnknownNameError, r"unknown data type '3'"),
     ({"context_length": 32_769}, InvalidArgumentError, r"context_length 32769 exceeds the 32768 tokens Mixtral-8x7B-v0\.1 was made for"),
     ({"tolerance": 0}, InvalidArgumentError, r"tolerance must be a finite number above 0, got 0"),
     ({"tolerance": -0.1}, InvalidArgumentError, r"tolerance must be a finite number above 0, got -0\.1"),
@@ -83,6 +89,19 @@ def test_a_wrong_argument_gets_one_sentence(arguments: dict[str, Any], kind: typ
 def test_the_principle_refuses_as_the_prediction_does() -> None:
     with pytest.raises(UnknownNameError, match="unknown hardware 'h10'"):
         principle("h10", "mixtral")
+
+
+def test_numpy_numbers_are_numbers() -> None:
+    plain = predict_nfp("h100", "mixtral", batch_size=2, context_length=100, tolerance=0.5, max_positions=8)
+    numpy = predict_nfp(
+        "h100",
+        "mixtral",
+        batch_size=np.int64(2),
+        context_length=np.int64(100),
+        tolerance=np.float32(0.5),
+        max_positions=np.int64(8),
+    )
+    assert plain.boundary == numpy.boundary
 
 
 def test_a_memory_limit_that_holds_is_no_error() -> None:
@@ -146,8 +165,9 @@ def test_a_baseline_must_be_on_the_curve() -> None:
 
 
 def test_kv_heads_that_neither_divide_nor_replicate() -> None:
-    with pytest.raises(UnsupportedError, match=r"heads|query heads"):
-        forward_operators(load_model("qwen2.5-7b"), Workload(tensor_parallel=8))
+    # 40 query heads over five ranks would do, eight KV heads do not.
+    with pytest.raises(UnsupportedError, match="Qwen3-14B: 8 KV heads neither divide nor replicate over 5 ranks"):
+        forward_operators(load_model("qwen3-14b"), Workload(tensor_parallel=5))
 
 
 def test_a_spec_file_that_is_wrong_is_named(tmp_path: Path) -> None:

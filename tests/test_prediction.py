@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from nfp_model import (
+    Attention,
     Gemm,
     NfpModelError,
     Prediction,
@@ -183,12 +184,18 @@ def test_rows_are_batch_times_positions() -> None:
 
 
 def test_norms_move_the_bytes_of_every_row_of_the_batch() -> None:
-    one, eight = (
-        predict_nfp("h100", "llama-3.1-8b", batch_size=batch, max_positions=32).forward.curve(np.array([1, 32]))
-        for batch in (1, 8)
-    )
-    grown = [curve.parts["norms"][1] - curve.parts["norms"][0] for curve in (one, eight)]
+    grid = np.array([1, 32])
+    curves = [
+        predict_nfp("h100", "llama-3.1-8b", batch_size=batch, max_positions=32).forward.curve(grid) for batch in (1, 8)
+    ]
+    grown = [curve.parts["norms"][1] - curve.parts["norms"][0] for curve in curves]
     assert grown[1] == pytest.approx(8 * grown[0])
+
+
+@pytest.mark.parametrize(("context", "keys"), [(0, 0), (8191, 8191), (8192, 0), (8193, 1), (16_384, 0)])
+def test_chunked_attention_sees_its_own_chunk_alone(context: int, keys: int) -> None:
+    """Llama 4: position i attends from the start of its chunk, floor(i / 8192) x 8192 (transformers, chunked causal mask)."""
+    assert Attention(40, 8, 128, context, chunk=8192).keys_before(context) == keys
 
 
 # Every shipped pair -----------------------------------------------------------------------------------------------------------

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 import shlex
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import api_names
@@ -28,9 +29,13 @@ PARTS: dict[str, Callable[[], str]] = {
     "hardware": spec_lists.hardware_list,
     "models": spec_lists.model_list,
     "calibrations": spec_lists.calibration_list,
+    "validation pages": lambda: "\n".join(sorted(path.stem for path in PAGES.glob("validation*.md"))),
     **equations.PARTS,
 }
 """Part name -> Markdown."""
+
+PAGES = Path(__file__).resolve().parents[1]
+"""The documentation folder."""
 
 MARK = re.compile(r"^<!-- generated: (?P<part>.+?) -->$|^<!-- run: (?P<command>nfp .+?) -->$", re.MULTILINE)
 
@@ -64,6 +69,14 @@ def with_parts(page: str) -> str:
     return MARK.sub(lambda found: run_command(found["command"]) if found["command"] else PARTS[found["part"]](), page)
 
 
+ABSOLUTE = re.compile(r"\|([^|`]+)\|")
+
+
+def _plain_bars(app: Any, what: str, name: str, thing: object, options: object, lines: list[str]) -> None:
+    """Docstrings write absolute values as ``|x|``, which reStructuredText would take for a substitution."""
+    lines[:] = [line if line.lstrip().startswith((">>>", "...")) else ABSOLUTE.sub(r"\\|\1\\|", line) for line in lines]
+
+
 def _read(app: Any, name: str, content: list[str]) -> None:
     content[0] = with_parts(content[0])
 
@@ -71,4 +84,5 @@ def _read(app: Any, name: str, content: list[str]) -> None:
 def setup(app: Any) -> dict[str, Any]:
     """Sphinx calls this."""
     app.connect("source-read", _read)
+    app.connect("autodoc-process-docstring", _plain_bars)
     return {"version": "1", "parallel_read_safe": True}

@@ -42,7 +42,7 @@ def chip_section(chip: HardwareSpec) -> str:
     )
     notes = "".join(f"- {text(note)}\n" for note in chip.notes)
     names = codes((chip.name, *chip.aliases))
-    return f"{target('chip', chip.name)}### {text(chip.title)}\n\nNames: {names}.\n\n{sources}\n{notes}"
+    return f"{target('chip', chip.name)}## {text(chip.title)}\n\nNames: {names}.\n\n{sources}\n{notes}"
 
 
 def _value(chip: HardwareSpec, path: str) -> str:
@@ -107,7 +107,7 @@ def calibration_list() -> str:
         head = ("operator", "data types", "constants", "points", "data", "date", "made by")
         fits = table(head, (_fit_row(fit) for fit in calibration.fits))
         parts.append(
-            f"### {text(name)}\n\nHardware {code(calibration.hardware)}, backend {code(calibration.backend)}.\n\n{fits}\n{notes}"
+            f"## {text(name)}\n\nHardware {code(calibration.hardware)}, backend {code(calibration.backend)}.\n\n{fits}\n{notes}"
         )
     return "\n".join(parts)
 

@@ -8,6 +8,7 @@ from nfp_model.boundary import Boundary, near_free_boundary
 from nfp_model.cost.latency import BoundOperator
 from nfp_model.curve import BoundForward, LatencyCurve
 from nfp_model.kernels.counts import FloatArray, IntArray
+from nfp_model.operators import FusedMoE, Operator
 
 Z80 = 1.2815515655446004
 """Half-width of a central 80 % interval of the normal distribution, in standard deviations [-]."""
@@ -31,10 +32,15 @@ def log_jacobian(bound: BoundOperator, tokens: IntArray) -> FloatArray:
     return np.array(rows).reshape(len(fit.fitted), tokens.size)
 
 
+def is_parallel(operator: Operator) -> bool:
+    """Whether an operator is a MoE layer spread over several ranks, whose scatter is its own."""
+    return isinstance(operator, FusedMoE) and operator.tensor_parallel * operator.expert_parallel > 1
+
+
 def scatter(bound: BoundOperator, tokens: IntArray) -> FloatArray:
     """Standard deviation of log T not explained by the constants, wider outside the fitted token range [-]."""
     fit = bound.fit
-    width = np.full(tokens.size, fit.band_scatter if fit.band_scatter is not None else fit.log_scatter)
+    width = np.full(tokens.size, fit.scatter(parallel=is_parallel(bound.operator)))
     if fit.tokens is not None:
         outside = (tokens < fit.tokens[0]) | (tokens > fit.tokens[1])
         width = np.where(outside, _OUTSIDE_WIDENING * width, width)

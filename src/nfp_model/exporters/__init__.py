@@ -4,6 +4,7 @@ from nfp_model.exporters.diffusion import export_diffusion, parse_diffusion
 from nfp_model.exporters.dispatch import ENGINES, export_schedule
 from nfp_model.exporters.others import export_llama_cpp, export_lmdeploy, export_mlx_lm, parse_draft_flag
 from nfp_model.exporters.positions import setting_for_positions
+from nfp_model.exporters.predicted import export_table
 from nfp_model.exporters.sglang import (
     export_sglang,
     export_sglang_static,
@@ -32,6 +33,7 @@ __all__ = [
     "export_sglang",
     "export_sglang_static",
     "export_step_costs",
+    "export_table",
     "export_tensorrt_llm",
     "export_vllm",
     "parse_costs",

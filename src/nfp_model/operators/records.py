@@ -252,7 +252,7 @@ class Attention:
         if self.window is not None:
             return min(context, self.window)
         if self.chunk is not None:
-            return context % self.chunk if context > self.chunk else context
+            return context % self.chunk
         return context
 
 

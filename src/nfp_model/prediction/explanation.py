@@ -177,8 +177,8 @@ def granularity_words(bound: BoundOperator, tokens: int) -> str:
         values = bound.winning_inputs(tokens)[1]
         split = f", split-K {values['splits']:.0f}" if values["splits"] > 1 else ""
         padded = float(round_up(tokens, values["tile_rows"]))
-        tile = f"tile {values['tile_rows']:.0f} x {values['tile_columns']:.0f}"
-        return f"{tile}, {tokens} of {padded:.0f} rows used, {values['waves']:.2g} waves{split}"
+        sides = f"tile {values['tile_rows']:.0f} x {values['tile_columns']:.0f}"
+        return f"{sides}, {tokens} of {padded:.0f} rows used, {values['waves']:.2g} waves{split}"
     if isinstance(operator, FusedMoE) and isinstance(kernel, MoEKernel):
         values = bound.winning_inputs(tokens)[1]
         blocks = moe_counts(kernel, bound.hardware, operator, np.array([tokens]))

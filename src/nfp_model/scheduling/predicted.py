@@ -99,9 +99,10 @@ def schedule(
     given = {**arguments, "tolerance": tolerance, "backend": backend}
     costs, drafting = _drafting(draft, target, kind)
     grid = [(context, batch) for context in contexts for batch in batch_sizes]
-    cells, last = [], None
+    cells: list[ScheduleCell] = []
+    last: Prediction | None = None
     for context, batch in grid:
-        workload = {"batch_size": batch, "context_length": context}
+        workload: dict[str, Any] = {"batch_size": batch, "context_length": context}
         last = predict_nfp(chip, target, **workload, max_positions=limit + 1, **given)
         cost = costs if isinstance(costs, DraftCost) else _predicted_cost(chip, costs, last, workload, given)
         cells.append(_cell(last, accepted, cost, limit, rule))
@@ -196,7 +197,7 @@ def prediction_module(model: ModelSpec) -> ModelSpec:
 
 
 def _predicted_cost(
-    hardware: HardwareSpec, draft: ModelSpec, target: Prediction, workload: dict[str, int], given: dict[str, Any]
+    hardware: HardwareSpec, draft: ModelSpec, target: Prediction, workload: dict[str, Any], given: dict[str, Any]
 ) -> DraftCost:
     """T_draft(1) over T(1) at the same batch and context: relative to the batch's own forward, so per cell."""
     own = {name: value for name, value in given.items() if name not in ("weight_dtype", "strict_memory")}

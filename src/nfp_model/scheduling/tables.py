@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -210,8 +209,8 @@ class Schedule:
         context_length : int, optional
             [tokens]; may be left out where the table has one context.
         first_drafts_most : bool
-            Hold every K to the first batch size's, as TensorRT-LLM needs: among such tables the one of largest geometric
-            mean speed-up over the batch sizes.
+            Hold every K to the first batch size's, as TensorRT-LLM needs. By throughput the first K is the one that gives
+            the largest geometric mean speed-up over the batch sizes.
 
         Raises
         ------
@@ -230,33 +229,30 @@ class Schedule:
         return DraftSchedule.from_tiers([cell.batch_size for cell in column], [point.drafts for point in points])
 
     @property
-    def moe_note(self) -> str:
-        """For MoE: where no draft is near-free and why, and whether speculation pays there anyway; empty when dense."""
-        return " ".join(self._moe_notes()) if self.model.is_moe else ""
+    def moe_notes(self) -> tuple[str, ...]:
+        """For MoE, one sentence a context: where no draft is near-free and why, and whether it pays there anyway."""
+        return tuple(self._moe_note(context) for context in self.context_lengths) if self.model.is_moe else ()
 
-    def _moe_notes(self) -> Iterable[str]:
-        for context in self.context_lengths:
-            column = self.column(context)
-            costly = [cell for cell in column if cell.decision.near_free.drafts == 0]
-            if not costly:
-                yield f"Context {context}: some K > 0 is near-free at every batch looked at."
-                continue
-            first = costly[0]
-            yield (
-                f"Context {context}: no K > 0 is near-free from one position at batch {_listed(costly)}"
-                f" (at batch {first.batch_size}: {first.binding});"
-            )
-            paying = [cell for cell in costly if cell.decision.throughput.speedup > 1]
-            if not paying:
-                yield "it pays at none of them."
-                continue
-            best = max(paying, key=lambda cell: cell.decision.throughput.speedup)
-            where = "there anyway" if paying == costly else f"anyway at batch {_listed(paying)}"
-            point = best.decision.throughput
-            yield (
-                f"it pays {where}, at best {point.speedup:.2f}x with {point.drafts} drafts at batch {best.batch_size}:"
-                f" {point.tokens_per_forward:.2f} tokens for {point.step_ratio:.2f} forwards."
-            )
+    def _moe_note(self, context_length: int) -> str:
+        costly = [cell for cell in self.column(context_length) if cell.decision.near_free.drafts == 0]
+        head = f"context {context_length}:"
+        if not costly:
+            return f"{head} some K > 0 is near-free at every batch looked at"
+        first = costly[0]
+        nothing = (
+            f"{head} no K > 0 is near-free from one position at batch {_listed(costly)}"
+            f" (at batch {first.batch_size}: {first.binding})"
+        )
+        paying = [cell for cell in costly if cell.decision.throughput.speedup > 1]
+        if not paying:
+            return f"{nothing}; speculation pays at none of them"
+        best = max(paying, key=lambda cell: cell.decision.throughput.speedup)
+        where = "there anyway" if paying == costly else f"anyway at batch {_listed(paying)}"
+        point = best.decision.throughput
+        return (
+            f"{nothing}; it pays {where}, at best {point.speedup:.2f}x at batch {best.batch_size}: K = {point.drafts} gives"
+            f" {point.tokens_per_forward:.2f} tokens for {point.step_ratio:.2f} forwards"
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """Everything a program needs, JSON-safe; ``rows`` holds one entry per batch size and context."""
@@ -274,7 +270,7 @@ class Schedule:
             "rows": [cell.to_dict() for cell in self.cells],
             "critical_load": vars(self.critical_load()),
             "critical_loads": loads,
-            "moe_note": self.moe_note,
+            "moe_notes": list(self.moe_notes),
             "warnings": list(self.warnings),
         }
 
@@ -291,12 +287,10 @@ class Schedule:
 
 
 def _first_most(column: tuple[ScheduleCell, ...]) -> list[OperatingPoint]:
-    """The rule's answers held to at most the first cell's drafts, the first cell's count chosen for the best mean."""
-    tables = []
-    for option in column[0].decision.options:
-        rest = [cell.decision.chosen_up_to(option.drafts) for cell in column[1:]]
-        if column[0].decision.chosen_up_to(option.drafts) == option or column[0].decision.rule == "throughput":
-            tables.append([option, *rest])
+    """The rule's answers, none above the first cell's; by throughput the first cell may give way for a better mean."""
+    first = column[0].decision
+    options = first.options if first.rule == "throughput" else (first.chosen,)
+    tables = ([option, *(cell.decision.chosen_up_to(option.drafts) for cell in column[1:])] for option in options)
     return max(tables, key=_mean_speedup)
 
 

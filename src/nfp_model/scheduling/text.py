@@ -33,8 +33,8 @@ def schedule_text(schedule: Schedule) -> str:
         load = schedule.critical_load(context)
         rows = f"at least {load.rows}" if load.censored else str(load.rows)
         lines.append(f"critical batch x (K + 1): {rows} rows; {load.reason}")
-    lines += [""] if schedule.moe_note or schedule.warnings else []
-    lines += [f"MoE      {schedule.moe_note}"] if schedule.moe_note else []
+    lines += [""] if schedule.moe_notes or schedule.warnings else []
+    lines += [f"MoE      {note}" for note in schedule.moe_notes]
     lines += [f"warning  {warning}" for warning in schedule.warnings]
     return "\n".join(lines)
 

@@ -169,6 +169,8 @@ class Fit(Spec):
         Standard deviation of log(measured / predicted) around the fit on its own points [-].
     band_scatter : float
         Same, chosen so that the 80 % band covers 80 % on fit-half shapes left out in turn [-].
+    band_scatter_parallel : float or None
+        The same for MoE layers spread over several ranks, where they were timed [-].
     points, curves : int
         What it was fitted on [-].
     tokens : tuple of two int
@@ -190,6 +192,7 @@ class Fit(Spec):
     covariance: tuple[tuple[float, ...], ...] = ()
     log_scatter: float = Field(ge=0)
     band_scatter: float | None = Field(default=None, ge=0)
+    band_scatter_parallel: float | None = Field(default=None, ge=0)
     points: int = Field(default=0, ge=0)
     curves: int = Field(default=0, ge=0)
     tokens: tuple[int, int] | None = None
@@ -212,6 +215,11 @@ class Fit(Spec):
         if self.covariance and {len(self.covariance), *map(len, self.covariance)} != {len(self.fitted)}:
             raise ValueError(f"covariance must be {len(self.fitted)} x {len(self.fitted)}, in the order of 'fitted'")
         return self
+
+    def scatter(self, parallel: bool = False) -> float:
+        """Standard deviation of log T the constants do not explain, for one rank or for MoE over several [-]."""
+        chosen = self.band_scatter_parallel if parallel and self.band_scatter_parallel is not None else self.band_scatter
+        return self.log_scatter if chosen is None else chosen
 
     def values(self) -> Constants:
         """The constants as the typed record the equation takes."""

@@ -6,7 +6,7 @@ import inspect
 import itertools
 import json
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from concurrent.futures import Executor
 from dataclasses import dataclass
 from functools import lru_cache
@@ -338,7 +338,7 @@ def _shown(value: Any) -> Any:
         return value.name
     if value is None or isinstance(value, int | float | str | bool):
         return value
-    return list(value) if isinstance(value, Sequence) else str(value)
+    return list(value) if isinstance(value, Iterable) else str(value)
 
 
 __all__ = ["RESULTS", "SweepResult", "dataframe", "is_axis", "iter_sweep", "run_chunk", "sweep"]

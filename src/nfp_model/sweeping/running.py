@@ -14,9 +14,7 @@ IN_FLIGHT = 32
 """Chunks handed to an executor before the first result is asked for, so that a grid never lies in memory whole [-]."""
 
 
-def in_order(
-    function: Callable[[Task], Result], tasks: Iterable[Task], executor: Executor | None
-) -> Iterator[Result]:
+def in_order(function: Callable[[Task], Result], tasks: Iterable[Task], executor: Executor | None) -> Iterator[Result]:
     """``map`` with a bounded queue: results in the order of the tasks.
 
     Parameters

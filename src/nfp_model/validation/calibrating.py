@@ -137,9 +137,10 @@ def fit_table(table: FitTable, backend: str, date: str, command: str) -> Fit:
         covariance=rounded_covariance(found.covariance),
         log_scatter=found.log_scatter,
         band_scatter=found.band_scatter,
+        band_scatter_parallel=found.band_scatter_parallel,
         points=len(points),
         curves=len(curves),
-        tokens=(int(points.tokens.min()), int(points.tokens.max())),
+        tokens=_token_range(points),
         data=" ".join(part for part in (source.name, source.version, source.file) if part),
         library_version=source.library_version,
         date=date,
@@ -199,11 +200,20 @@ def score_points(points: FitPoints, fit: Fit) -> HeldOutScore:
     )
 
 
+def _token_range(points: FitPoints) -> tuple[int, int] | None:
+    """What the fit saw along the axis its operator is timed over: rows, or the one query position of decode attention."""
+    if points.kind == "attention":
+        return (1, 1)
+    return None if points.kind == "stream" else (int(points.tokens.min()), int(points.tokens.max()))
+
+
 def _refuse_thin(table: FitTable) -> None:
     """Refuse a published table whose halves hold too few shapes to learn from or to score on."""
     shapes = [len({curve.split_key for curve in half}) for half in (table.fit, table.test)]
     if table.operator in ("gemm", "moe") and min(shapes) < FEWEST_SHAPES:
-        raise InvalidArgumentError(f"{shapes[0]} shapes to fit and {shapes[1]} to score, {FEWEST_SHAPES} each are needed")
+        raise InvalidArgumentError(
+            f"{shapes[0]} shapes to fit and {shapes[1]} to score, {FEWEST_SHAPES} each are needed"
+        )
 
 
 def fitted_range(points: FitPoints) -> FitPoints:

@@ -37,6 +37,9 @@ RESIDENT_CTA_TIMES = 3.0
 """CTA start times by which a replay from L2 is faster than the first access to memory, read off the step of the public
 timings where the cache outgrows L2 [-]; no prediction uses it."""
 
+PARALLEL_WEIGHT = 0.2
+"""Weight of all MoE layers over several ranks, most of the published curves, against those on one GPU [-]."""
+
 BEYOND_WEIGHT = 3.0
 """Weight of a point whose cache lies in memory, as in serving, over one replayed from L2 [-]."""
 
@@ -217,7 +220,7 @@ def _flat(shape: Mapping[str, Any], tokens: int) -> tuple[dict[str, npt.NDArray[
 
 
 def weights(points: FitPoints, groups: Sequence[str] | None = None) -> FloatArray:
-    """Weight of every point such that every curve counts alike, and every group of curves; mean 1 [-].
+    """Weight of every point: every curve of a group counts alike, and every group but the parallel ones; mean 1 [-].
 
     Parameters
     ----------
@@ -232,5 +235,5 @@ def weights(points: FitPoints, groups: Sequence[str] | None = None) -> FloatArra
         weight = np.where(points.inputs["resident"], weight, BEYOND_WEIGHT * weight)
     for label in np.unique(labels):
         here = labels == label
-        weight[here] /= weight[here].sum()
+        weight[here] *= (PARALLEL_WEIGHT if label.endswith("parallel") else 1.0) / weight[here].sum()
     return np.asarray(weight / weight.mean())

@@ -36,6 +36,9 @@ NEAR_BEST = 1.6
 _STEP = 1e-3
 _LEAST_SCATTER = 0.005
 
+PARALLEL = "parallel"
+"""Name of the group whose scatter is kept apart."""
+
 FOLDS = 5
 """Parts the shapes are left out in, in turn, to size the band [-]."""
 
@@ -108,6 +111,8 @@ class ConstantsFit:
         Weighted root mean square of log(measured / predicted) [-].
     band_scatter : float
         Scatter with which the 80 % band covers 80 % of shapes left out in turn [-].
+    band_scatter_parallel : float or None
+        The same of the group ``parallel`` alone [-].
     """
 
     constants: dict[str, float]
@@ -115,15 +120,16 @@ class ConstantsFit:
     covariance: FloatArray
     log_scatter: float
     band_scatter: float
+    band_scatter_parallel: float | None
 
 
-def significant(value: float, digits: int = 4) -> float:
+def significant(value: float, digits: int = 3) -> float:
     """A number with so many significant digits, as calibration files print it.
 
     Examples
     --------
     >>> significant(0.123456), significant(2.99999e-06)
-    (0.1235, 3e-06)
+    (0.123, 3e-06)
     """
     return float(f"{value:.{digits - 1}e}")
 
@@ -146,22 +152,29 @@ def fit_constants(points: FitPoints, groups: Sequence[str] | None = None) -> Con
     refuse_unfit(points)
     unknowns = UNKNOWNS[points.operator]
     weight = weights(points, groups)
-    near = _near(points, _solve(_thinned(points), None, _start(unknowns)))
-    found = _solve(near, weight, _start(unknowns))
+    near = _near(points, solve(_thinned(points), None, start_of(points.operator)))
+    found = solve(near, weight, start_of(points.operator))
     constants = _constants(points.operator, found)
     residual = np.log(points.seconds / points.predicted(constants))
     log_scatter = float(np.sqrt(np.average(residual**2, weights=weight)))
     covariance = _covariance(near, weight, found, residual)
-    band = _band_scatter(near, weight, groups, found, covariance)
+    needed = needed_variance(near, _left_out(near, groups, found), found, covariance)
+    apart = np.array([label == PARALLEL for label in groups or [""] * len(points.curves)])[near.curve]
+    own = percentile_scatter(needed[apart], weight[apart]) if apart.any() and not apart.all() else None
+    # Single-rank shapes are too few to size a band alone: the others join them.
+    alike = (
+        weight if own is None else np.where(apart, weight / weight[apart].sum(), 2.0 * weight / weight[~apart].sum())
+    )
+    band = percentile_scatter(needed, alike)
     names = tuple(unknown.name for unknown in unknowns)
-    return ConstantsFit(constants, names, covariance, significant(log_scatter, 3), significant(band, 3))
+    return ConstantsFit(constants, names, covariance, significant(log_scatter), band, own)
 
 
 def refuse_unfit(points: FitPoints) -> None:
     """Refuse points that cannot determine the constants; see :func:`fit_constants`."""
     unknowns = UNKNOWNS[points.operator]
     needed = POINTS_PER_CONSTANT * len(unknowns)
-    prior = _constants(points.operator, _start(unknowns))
+    prior = _constants(points.operator, start_of(points.operator))
     knee = KNEE.get(points.operator, 0.5)
     beyond = points.sides(prior) > knee if len(points) else np.zeros(0, dtype=bool)
     if len(points) < needed:
@@ -187,7 +200,7 @@ def advice(points: FitPoints, above: bool | None) -> str:
         curve, tokens=candidates, seconds=np.ones(candidates.size), kernel_index=None, spread=None, beyond_l2=None
     )
     grid = collect([probe], curve.backend if curve.backend in ("vllm", "sglang", "trtllm", "torch") else "uncalibrated")
-    prior = _constants(points.operator, _start(UNKNOWNS[points.operator]))
+    prior = _constants(points.operator, start_of(points.operator))
     beyond = grid.sides(prior) > KNEE.get(points.operator, 0.5)
     knee = int(np.argmax(beyond)) if beyond.any() else candidates.size
     wanted = slice(knee, knee + 3) if above else slice(max(0, knee - 3), max(3, knee))
@@ -197,8 +210,9 @@ def advice(points: FitPoints, above: bool | None) -> str:
     return f"measure next {some} {curve.axis} of {curve.split_key.replace('|', ' ')}"
 
 
-def _start(unknowns: Sequence[Unknown]) -> FloatArray:
-    return np.log([unknown.start for unknown in unknowns])
+def start_of(operator: OperatorKind) -> FloatArray:
+    """Logarithms of the constants a search starts from."""
+    return np.log([unknown.start for unknown in UNKNOWNS[operator]])
 
 
 def _constants(operator: OperatorKind, logs: FloatArray) -> dict[str, float]:
@@ -220,12 +234,13 @@ def _near(points: FitPoints, logs: FloatArray) -> FitPoints:
     return points.near_best(_exact(points.operator, logs), NEAR_BEST)
 
 
-def _solve(points: FitPoints, given: FloatArray | None, start: FloatArray, evaluations: int = 60) -> FloatArray:
+def solve(points: FitPoints, given: FloatArray | None, start: FloatArray, evaluations: int = 60) -> FloatArray:
+    """Logarithms of the constants with the least weighted soft-L1 loss; ``given`` None weighs every curve alike."""
     from scipy.optimize import least_squares
 
     unknowns = UNKNOWNS[points.operator]
     weight = weights(points) if given is None else given
-    centre, low, high = _start(unknowns), np.log([u.low for u in unknowns]), np.log([u.high for u in unknowns])
+    centre, low, high = start_of(points.operator), np.log([u.low for u in unknowns]), np.log([u.high for u in unknowns])
     root, measured = np.sqrt(weight), np.log(points.seconds)
 
     def residuals(logs: FloatArray) -> FloatArray:
@@ -258,8 +273,12 @@ def _gradient(points: FitPoints, constants: Mapping[str, float], names: Sequence
 
 def band_deviation(points: FitPoints, fit: Fit) -> FloatArray:
     """Standard deviation of log T behind the 80 % band, as ``uncertainty.latency_band`` has it, at every point [-]."""
-    width = fit.band_scatter if fit.band_scatter is not None else fit.log_scatter
-    variance = np.full(len(points), width**2)
+    ranks = [
+        getattr(curve.shape, "tensor_parallel", 1) * getattr(curve.shape, "expert_parallel", 1)
+        for curve in points.curves
+    ]
+    width = np.array([fit.scatter(parallel=count > 1) for count in ranks])[points.curve]
+    variance = width**2
     if fit.covariance:
         gradient = _gradient(points, fit.constants, fit.fitted)
         variance += np.einsum("ip,ij,jp->p", gradient, np.array(fit.covariance), gradient)
@@ -280,10 +299,8 @@ def _covariance(points: FitPoints, weight: FloatArray, logs: FloatArray, residua
     return np.asarray(inverse @ meat @ inverse)
 
 
-def _band_scatter(
-    points: FitPoints, weight: FloatArray, groups: Sequence[str] | None, found: FloatArray, covariance: FloatArray
-) -> float:
-    """Scatter with which the 80 % band covers 80 % of the points of shapes left out in turn; see ``latency_band`` [-]."""
+def _left_out(points: FitPoints, groups: Sequence[str] | None, found: FloatArray) -> FloatArray:
+    """log(measured / predicted) of every point by a fit that never saw its shape, shapes left out in turn [-]."""
     keys = [curve.split_key for curve in points.curves]
     place = {key: number % FOLDS for number, key in enumerate(sorted(set(keys)))}
     fold = np.array([place[key] for key in keys])[points.curve]
@@ -291,29 +308,38 @@ def _band_scatter(
     for part in np.unique(fold):
         out = fold == part
         kept = points.where(~out) if (~out).sum() >= POINTS_PER_CONSTANT * found.size else points
-        logs = _solve(kept, weights(kept, groups), found, evaluations=8)
-        there = points.where(out)
-        missed[out] = np.log(there.seconds / there.predicted(_exact(points.operator, logs)))
+        logs = solve(kept, weights(kept, groups), found, evaluations=8)
+        missed[out] = residuals_at(points.where(out), logs)
+    return missed
+
+
+def residuals_at(points: FitPoints, logs: FloatArray) -> FloatArray:
+    """log(measured / predicted) of every point at these logarithms of the constants [-]."""
+    return np.asarray(np.log(points.seconds / points.predicted(_exact(points.operator, logs))))
+
+
+def needed_variance(points: FitPoints, missed: FloatArray, found: FloatArray, covariance: FloatArray) -> FloatArray:
+    """Residual variance from which each point lies inside the 80 % band: (missed / z)^2 less the covariance's part [-]."""
     names = [unknown.name for unknown in UNKNOWNS[points.operator]]
     gradient = _gradient(points, _exact(points.operator, found), names)
-    moved = np.einsum("ip,ij,jp->p", gradient, covariance, gradient)
-    # |residual| <= Z80 sqrt(scatter^2 + moved) where scatter^2 reaches this; its 80th percentile is what is looked for.
-    needed = (missed / Z80) ** 2 - moved
+    return np.asarray((missed / Z80) ** 2 - np.einsum("ip,ij,jp->p", gradient, covariance, gradient))
+
+
+def percentile_scatter(needed: FloatArray, weight: FloatArray) -> float:
+    """Scatter that reaches 80 % of the weight of :func:`needed_variance` [-]."""
     order = np.argsort(needed)
     share = np.cumsum(weight[order]) / weight.sum()
-    reached = float(needed[order][min(int(np.searchsorted(share, 0.8)), len(points) - 1)])
-    return float(np.sqrt(max(reached, _LEAST_SCATTER**2)))
+    reached = float(needed[order][min(int(np.searchsorted(share, 0.8)), needed.size - 1)])
+    return significant(float(np.sqrt(max(reached, _LEAST_SCATTER**2))))
 
 
 def rounded_covariance(covariance: FloatArray) -> tuple[tuple[float, ...], ...]:
     """A covariance as calibration files print it: three significant digits, symmetric."""
-    return tuple(
-        tuple(significant(float((covariance[i, j] + covariance[j, i]) / 2), 3) for j in range(len(covariance)))
-        for i in range(len(covariance))
-    )
+    even = (covariance + covariance.T) / 2.0
+    return tuple(tuple(significant(float(value)) for value in row) for row in even)
 
 
 __all__ = [
-    "HELD", "UNKNOWNS", "ConstantsFit", "Unknown", "advice", "band_deviation", "fit_constants", "refuse_unfit", "rounded_covariance",
-    "significant",
+    "HELD", "UNKNOWNS", "ConstantsFit", "Unknown", "advice", "band_deviation", "fit_constants", "needed_variance",
+    "percentile_scatter", "refuse_unfit", "residuals_at", "rounded_covariance", "significant", "solve", "start_of",
 ]  # fmt: skip

@@ -7,7 +7,6 @@ stand in comments only: a hardware file holds no fitted or measured number.
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -16,8 +15,8 @@ from typing import Any
 from nfp_model.errors import UnsupportedError
 from nfp_model.quantities import format_si
 from nfp_model.specs.hardware import HardwareSpec
-from nfp_model.specs.toml_text import toml_key, toml_value
 from nfp_model.specs.registry import load_hardware, spec_names
+from nfp_model.specs.toml_text import toml_key, toml_value
 from nfp_model.validation.cases import Case
 from nfp_model.validation.timing import Backend, CannotMeasure
 

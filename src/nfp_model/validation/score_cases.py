@@ -219,7 +219,14 @@ def _forward_cases(curves: Sequence[Curve], backend: str) -> CaseSet:
         nothing = np.full(len(curve), 1e-12)
         cases.append(
             CurveCase(
-                _words(curve), curve.tokens, curve.seconds, predicted.seconds, np.zeros(len(curve)), nothing, nothing, {"1": 1}
+                _words(curve),
+                curve.tokens,
+                curve.seconds,
+                predicted.seconds,
+                np.zeros(len(curve)),
+                nothing,
+                nothing,
+                {"1": 1},
             )
         )
     return CaseSet({FITTED: cases} if cases else {}, dict(refused), calibrations={FITTED: ", ".join(sorted(names))})
@@ -243,7 +250,10 @@ def dense_layers(shapes: Sequence[tuple[int, int]]) -> list[tuple[tuple[int, int
     for hidden in sorted(into):
         widths = [k for n, k in there if n == hidden]
         for query, inner in product(sorted(widths), sorted(widths)):
-            if not (hidden <= 2 * query <= 4 * hidden and hidden <= inner <= 6 * hidden) or (2 * inner, hidden) not in there:
+            if (
+                not (hidden <= 2 * query <= 4 * hidden and hidden <= inner <= 6 * hidden)
+                or (2 * inner, hidden) not in there
+            ):
                 continue
             for fused in into[hidden]:
                 kv = fused - query
@@ -286,7 +296,9 @@ def _summed(parts: Sequence[CurveCase], shapes: Sequence[tuple[int, int]]) -> Cu
     predicted = total([part.predicted for part in parts])
     spread = np.sqrt(total([(part.deviation * part.predicted) ** 2 for part in parts])) / predicted
     plain = total([np.maximum(part.memory, part.matrix) for part in parts])
-    table = {TABLE: total([part.others[TABLE] for part in parts])} if all(TABLE in part.others for part in parts) else {}
+    table = (
+        {TABLE: total([part.others[TABLE] for part in parts])} if all(TABLE in part.others for part in parts) else {}
+    )
     (fused, hidden), (_, query), (_, _), (_, inner) = shapes
     return CurveCase(
         name=f"layer h {hidden} q {query} kv {(fused - query) // 2} ffn {inner}",
@@ -303,4 +315,13 @@ def _summed(parts: Sequence[CurveCase], shapes: Sequence[tuple[int, int]]) -> Cu
     )
 
 
-__all__ = ["FITTED", "UNCALIBRATED", "CaseSet", "baselines_of", "case_set", "dense_layers", "layer_cases", "row_setting"]
+__all__ = [
+    "FITTED",
+    "UNCALIBRATED",
+    "CaseSet",
+    "baselines_of",
+    "case_set",
+    "dense_layers",
+    "layer_cases",
+    "row_setting",
+]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -163,6 +163,12 @@ class CurveCase:
         inside = self.tokens <= self.most
         return inside if inside.any() else np.ones(self.tokens.size, dtype=bool)
 
+    def where(self, mask: npt.NDArray[np.bool_]) -> CurveCase:
+        """The points a mask keeps."""
+        columns = ("tokens", "measured", "predicted", "deviation", "memory", "matrix")
+        kept = {name: getattr(self, name)[mask] for name in columns}
+        return replace(self, **kept, others={name: seconds[mask] for name, seconds in self.others.items()})
+
     def idle_positions(self, baseline: str) -> float | None:
         """Idle-compute NFP: tokens whose FLOP fit in the time the baseline's bytes take; never below the baseline."""
         if baseline not in self.stream:
@@ -292,7 +298,9 @@ class ScoreReport:
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-safe."""
-        plain = {name: _plain(getattr(self, name)) for name in ("dataset", "half", "source", "command", "date", "quick")}
+        plain = {
+            name: _plain(getattr(self, name)) for name in ("dataset", "half", "source", "command", "date", "quick")
+        }
         return {
             **plain,
             "seconds": round(self.seconds, 1),

@@ -137,10 +137,13 @@ def row_score(
     order = np.argsort(errors)
     worst = order[::-1][: max(1, len(cases) // 20)]
     measured, predicted, deviation = (
-        np.concatenate([getattr(case, name)[case.judged] for case in cases]) for name in ("measured", "predicted", "deviation")
+        np.concatenate([getattr(case, name)[case.judged] for case in cases])
+        for name in ("measured", "predicted", "deviation")
     )
     ratios = {
-        f"{tolerance:g}|{baseline}": _ratios(cases, tolerance, baseline) for tolerance in SWEPT for baseline in cases[0].stream
+        f"{tolerance:g}|{baseline}": _ratios(cases, tolerance, baseline)
+        for tolerance in SWEPT
+        for baseline in cases[0].stream
     }
     return RowScore(
         key,
@@ -153,8 +156,12 @@ def row_score(
         rule=rule,
         calibration=calibration,
         by_tokens=_by_tokens(cases),
-        over_prediction={name: summary for name, (idle, _, left) in ratios.items() if (summary := _summary(idle, left))},
-        own_over_prediction={name: summary for name, (_, own, left) in ratios.items() if (summary := _summary(own, left))},
+        over_prediction={
+            name: summary for name, (idle, _, left) in ratios.items() if (summary := _summary(idle, left))
+        },
+        own_over_prediction={
+            name: summary for name, (_, own, left) in ratios.items() if (summary := _summary(own, left))
+        },
         worst=tuple((cases[index].name, float(errors[index])) for index in worst),
         evidence=_evidence(cases, order, {name: (idle, own) for name, (idle, own, _) in ratios.items()}),
     )
@@ -235,9 +242,15 @@ def _boundary_predictors(cases: Sequence[CurveCase]) -> dict[str, PredictorScore
         best = best_constant([theirs[0] for _, _, theirs in several])
         pairs = [(promised(case.tokens, best, baseline), theirs) for case, baseline, theirs in several]
         constant[label] = boundary_score([(ours, theirs) for ours, theirs in pairs if ours])
-    found = {CONSTANT: PredictorScore(boundaries={label: one for label, one in constant.items() if one})} if constant else {}
+    found = (
+        {CONSTANT: PredictorScore(boundaries={label: one for label, one in constant.items() if one})}
+        if constant
+        else {}
+    )
     if idle:
-        found[IDLE] = PredictorScore(boundaries={label: one for label, some in idle.items() if (one := boundary_score(some))})
+        found[IDLE] = PredictorScore(
+            boundaries={label: one for label, some in idle.items() if (one := boundary_score(some))}
+        )
     return found
 
 

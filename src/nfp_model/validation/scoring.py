@@ -11,16 +11,17 @@ from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
 from datetime import date as calendar
+from functools import partial
 from pathlib import Path
 
 from nfp_model.errors import InvalidArgumentError, UnsupportedError, unknown_name
 from nfp_model.specs.registry import load_hardware
 from nfp_model.validation.datasets import CurveSet, Source, curves_of
-from nfp_model.validation.fit_tables import curve_dtype, sampled, without_l2
-from nfp_model.validation.records import BACKENDS, Curve
+from nfp_model.validation.fit_tables import curve_dtype, sampled
 from nfp_model.validation.recorded import is_recorded, read_recorded
+from nfp_model.validation.records import BACKENDS, Curve
 from nfp_model.validation.score_cases import FITTED, CaseSet, case_set, layer_cases, row_setting
-from nfp_model.validation.score_records import ExcludedRows, RowKey, RowScore, ScoreReport
+from nfp_model.validation.score_records import CurveCase, ExcludedRows, RowKey, RowScore, ScoreReport
 from nfp_model.validation.score_rows import row_score
 from nfp_model.validation.silicon import (
     load_attention,
@@ -50,7 +51,7 @@ _LOADERS: dict[str, Callable[[str, str], CurveSet]] = {
     "mla": load_mla,
     "all_reduce": load_collective,
     **{
-        f"{family}_context_module": lambda gpu, backend, family=family: load_attention_module(gpu, backend, family)
+        f"{family}_context_module": partial(load_attention_module, family=family)
         for family in ("dsv4_csa", "dsv4_hca", "dsa", "msa", "mla")
     },
 }
@@ -130,8 +131,12 @@ def score(
         rows, exclusions, source = _file_rows(curves, half, most, chosen), [], Path(dataset).name
     rows = [row for row in rows if wanted is None or row.key.operator in wanted]
     if not rows:
-        raise InvalidArgumentError("nothing to score: no measured curve is left by this choice of GPUs, backends, operators")
-    rows.sort(key=lambda row: (OPERATORS.index(row.key.operator) if row.key.operator in OPERATORS else 99, str(row.key)))
+        raise InvalidArgumentError(
+            "nothing to score: no measured curve is left by this choice of GPUs, backends, operators"
+        )
+    rows.sort(
+        key=lambda row: (OPERATORS.index(row.key.operator) if row.key.operator in OPERATORS else 99, str(row.key))
+    )
     return ScoreReport(
         rows=tuple(rows),
         exclusions=tuple(exclusions),
@@ -145,7 +150,9 @@ def score(
     )
 
 
-def score_curves_of(curves: Sequence[Curve], table: Sequence[Curve], repeats: Sequence[tuple[Curve, Curve]]) -> list[RowScore]:
+def score_curves_of(
+    curves: Sequence[Curve], table: Sequence[Curve], repeats: Sequence[tuple[Curve, Curve]]
+) -> list[RowScore]:
     """Rows of curves that share operator, GPU, backend, data type, setting and kernel.
 
     Parameters
@@ -162,12 +169,23 @@ def score_curves_of(curves: Sequence[Curve], table: Sequence[Curve], repeats: Se
     key = RowKey(first.operator, load_hardware(first.gpu).name, first.backend, dtype, row_setting(first), kernel)
     if first.beyond_l2 is None:
         return _rows_of(key, case_set(curves, table, first.backend), curves, repeats)
-    outside = [kept for curve in curves if (kept := without_l2(curve)) is not None]
-    rows = _rows_of(replace(key, setting="every KV"), case_set(curves, table, first.backend), curves, repeats)
-    if outside:
-        whole = [kept for curve in table if (kept := without_l2(curve)) is not None]
-        rows += _rows_of(replace(key, setting="KV beyond L2"), case_set(outside, whole, first.backend), outside, ())
-    return rows
+    found = case_set(curves, table, first.backend)
+    rows = _rows_of(replace(key, setting="every KV"), found, curves, repeats)
+    if not found.cases:
+        return rows
+    outside = replace(found, cases={name: _beyond_l2(cases, curves) for name, cases in found.cases.items()})
+    return rows + (
+        _rows_of(replace(key, setting="KV beyond L2"), outside, curves, ()) if any(outside.cases.values()) else []
+    )
+
+
+def _beyond_l2(cases: Sequence[CurveCase], curves: Sequence[Curve]) -> list[CurveCase]:
+    """The points whose cache replays cannot find in L2; curves without any are gone."""
+    kept = []
+    for case, curve in zip(cases, curves, strict=True):
+        if curve.beyond_l2 is not None and curve.beyond_l2.any():
+            kept.append(case.where(curve.beyond_l2))
+    return kept
 
 
 def _rows_of(
@@ -178,7 +196,11 @@ def _rows_of(
     rows = []
     for constants, cases in found.cases.items():
         label = replace(key, constants=constants)
-        labels = {"described": found.described, "rule": found.rule, "calibration": (found.calibrations or {}).get(constants, "")}
+        labels = {
+            "described": found.described,
+            "rule": found.rule,
+            "calibration": (found.calibrations or {}).get(constants, ""),
+        }
         rows.append(row_score(label, cases, found.refused, repeats, **labels))  # type: ignore[arg-type]
         layers = layer_cases(curves, cases) if key.operator == "gemm" and len(cases) == len(curves) else []
         if layers:
@@ -192,7 +214,15 @@ def _table_rows(job: _Job) -> tuple[list[RowScore], list[ExcludedRows]]:
     scored = whole if job.half == "all" else whole.half(job.half)  # type: ignore[arg-type]
     operator = job.table if job.table in OPERATORS else "attention_module"
     excluded = [
-        ExcludedRows(operator, job.gpu, job.backend, name if operator == job.table else f"{job.table} {name}", e.reason, e.rows, e.curves)
+        ExcludedRows(
+            operator,
+            job.gpu,
+            job.backend,
+            name if operator == job.table else f"{job.table} {name}",
+            e.reason,
+            e.rows,
+            e.curves,
+        )
         for name, e in whole.exclusions.items()
     ]
     rows = []
@@ -232,7 +262,9 @@ def _jobs(
             jobs += [
                 _Job(table, gpu, backend, half, most, dtypes)
                 for backend in SILICON_BACKENDS
-                if (gpus is None or gpu in gpus) and (backends is None or backend in backends) and versions(gpu, backend, table)
+                if (gpus is None or gpu in gpus)
+                and (backends is None or backend in backends)
+                and versions(gpu, backend, table)
             ]
     return jobs
 
