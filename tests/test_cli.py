@@ -44,7 +44,7 @@ def test_curve_is_in_json() -> None:
 
 
 def test_several_models_print_one_table_with_refusals() -> None:
-    done = nfp("predict", "a100", "llama-3.1-8b", "deepseek_v3", "--max-positions", "64")
+    done = nfp("predict", "tpu_v5e", "llama-3.1-8b", "deepseek_v3", "--max-positions", "64")
     assert done.returncode == 0, done.stderr
     assert "1 predicted, 1 refused" in done.stdout
     assert "has no matrix rate for fp8_block" in done.stdout

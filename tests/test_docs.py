@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import pkgutil
 import re
 import shlex
 import sys
@@ -15,6 +16,7 @@ import pytest
 import sympy as sp
 from typer.testing import CliRunner
 
+import nfp_model
 from nfp_model.citations import CITATIONS, citations_in, gathered_citations
 from nfp_model.cli.app import app
 from nfp_model.cost import symbols as y
@@ -46,17 +48,14 @@ def blocks(path: Path) -> list[tuple[str, str, str]]:
 def commands(path: Path) -> list[str]:
     """Every ``$ nfp`` line of console blocks, and every command whose output the build puts into the page."""
     shown = [
-        line.removeprefix("$ ")
+        line.strip().removeprefix("$ ")
         for language, _, text in blocks(path)
         if language == "console"
         for line in text.split("\n")
+        if line.strip().startswith("$ nfp ")
     ]
-    run = [
-        found["command"]
-        for found in generated_parts.MARK.finditer(path.read_text(encoding="utf-8"))
-        if found["command"]
-    ]
-    return [line for line in shown if line.startswith("nfp ") and f"$ {line}" in path.read_text(encoding="utf-8")] + run
+    marks = generated_parts.MARK.finditer(path.read_text(encoding="utf-8"))
+    return shown + [found["command"] for found in marks if found["command"]]
 
 
 def sources_in(value: Any) -> Iterator[str]:
@@ -82,16 +81,9 @@ def test_nomenclature_lists_every_symbol_with_its_unit() -> None:
 
 
 def test_theory_uses_every_symbol() -> None:
-    formulas = " ".join(
-        re.findall(r"\$\$(.*?)\$\$|\$([^$]+)\$", page("theory.md"), re.DOTALL)[i][j] for i, j in _every_formula()
-    )
+    formulas = " ".join(a + b for a, b in re.findall(r"\$\$(.*?)\$\$|\$([^$]+)\$", page("theory.md"), re.DOTALL))
     unused = [name for name, info in SYMBOLS.items() if sp.latex(info.symbol) not in formulas]
     assert unused == []
-
-
-def _every_formula() -> list[tuple[int, int]]:
-    found = re.findall(r"\$\$(.*?)\$\$|\$([^$]+)\$", page("theory.md"), re.DOTALL)
-    return [(index, side) for index in range(len(found)) for side in (0, 1)]
 
 
 @pytest.mark.parametrize("kind", ["gemm", "moe", "attention", "stream"])
@@ -130,7 +122,7 @@ def test_granularity_page_has_every_kernel_row_and_source(path: Path, granularit
             assert heading in granularity
             section = granularity.split(heading)[1].split("\n### ")[0].split("\n## ")[0]
             rows = [*kernel.get("rows", []), *kernel.get("tuned", [])]
-            tables = section.count("|---|")
+            tables = section.count("\n|---")
             assert section.count("\n|") == len(rows) + (2 * tables if rows else 0)
             assert ("**inferred**" in section) == (
                 bool(kernel.get("inferred")) or any(row.get("inferred") for row in rows)
@@ -188,7 +180,7 @@ def test_citations_of_a_prediction_are_its_equations_and_its_sources() -> None:
 @pytest.mark.parametrize("path", PAGES, ids=lambda path: str(path.relative_to(DOCS)))
 def test_references_paths_and_modules_exist(path: Path) -> None:
     text = path.read_text(encoding="utf-8")
-    assert set(re.findall(r"\(#cite-([a-z0-9_]+)\)", text)) <= set(CITATIONS)
+    assert set(re.findall(r"\(#(cite-[^)]+)\)", text)) <= {page_markup.anchor("cite", key) for key in CITATIONS}
     outside = FENCE.sub("", text)
     for name in re.findall(r"`((?:src|hardware_specs|model_specs|tests|docs|examples|benchmarks)/[^`\s]*)`", outside):
         pattern = re.sub(r"<[^>]+>", "*", name).rstrip("/")
@@ -232,6 +224,12 @@ def test_a_mark_for_a_part_nobody_generates_is_refused() -> None:
         generated_parts.with_parts("<!-- run: nfp predict h10 mixtral -->")
 
 
+def test_api_lists_every_module() -> None:
+    listed = re.findall(r"^   nfp_model\.(\w+)$", (DOCS / "api/index.md").read_text(encoding="utf-8"), re.MULTILINE)
+    present = {found.name for found in pkgutil.iter_modules(nfp_model.__path__)} - {"__main__"}
+    assert sorted(listed) == sorted(present)
+
+
 def test_decisions_are_numbered_without_a_gap() -> None:
     names = sorted(path.name for path in (DOCS / "decisions").glob("0*.md"))
     assert [int(name[:4]) for name in names] == list(range(1, len(names) + 1))
@@ -241,4 +239,4 @@ def test_configuration_imports_and_treats_its_extension_as_known() -> None:
     namespace: dict[str, Any] = {"__file__": str(DOCS / "conf.py")}
     exec(compile((DOCS / "conf.py").read_text(encoding="utf-8"), "conf.py", "exec"), namespace)
     assert "generated_parts" in namespace["extensions"]
-    assert namespace["version"] == importlib.import_module("nfp_model").__version__
+    assert namespace["version"] == nfp_model.__version__

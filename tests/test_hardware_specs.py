@@ -398,6 +398,9 @@ def test_a_block_cannot_have_more_shared_memory_than_its_sm() -> None:
         ("a100_sxm4_80gb", "int4", "bfloat16", "bfloat16"),
         ("b200_sxm", "nvfp4", "bfloat16", "fp4"),
         ("b200_sxm", "mxfp4", "bf16", "bfloat16"),
+        ("b200_sxm", "nvfp4_w4a16", "bfloat16", "bfloat16"),
+        ("a100_sxm4_80gb", "fp8_block", "bfloat16", "bfloat16"),
+        ("h200_sxm", "nvfp4", "float16", "float16"),
     ],
 )
 def test_matrix_rate(name: str, weights: str, activations: str, rate: str) -> None:
@@ -407,7 +410,7 @@ def test_matrix_rate(name: str, weights: str, activations: str, rate: str) -> No
 
 @pytest.mark.parametrize(
     ("name", "weights"),
-    [("a100_sxm4_80gb", "fp8"), ("h200_sxm", "nvfp4"), ("tpu_v5e", "float16"), ("mi300x", "float32")],
+    [("tpu_v5e", "fp8"), ("mi300x", "nvfp4"), ("tpu_v5e", "float16"), ("mi300x", "float32")],
 )
 def test_a_missing_rate_lists_what_the_chip_can_run(name: str, weights: str) -> None:
     expected = f"{SPECS[name].title} has no matrix rate for {weights}; it can run .*bfloat16"

@@ -107,11 +107,11 @@ def test_experts_in_a_latent_width_keep_their_weights() -> None:
     model = from_hf_config(small("nemotron_h_latent"))
     moe = model.ffn["moe"]
     assert isinstance(moe, MoEFFN)
+    assert (moe.expert_hidden_size, moe.intermediate_size) == (16, 32)
     assert moe.expert_parameters(64) == 2 * 16 * 32
-    assert model.ffn["latent_projections"].parameters(64) == 2 * 64 * 16
-    assert any("experts are 32 wide in a latent space of 16; stated as 8 wide in 64" in note for note in model.notes)
-    with pytest.raises(UnsupportedError, match="experts of latent width 15 cannot be stated in hidden size 64"):
-        from_hf_config(small("nemotron_h_latent", moe_latent_size=15))
+    # Beside the same layer with experts of the model's width: the experts shrink, two projections of 64 x 16 come.
+    plain = moe.model_copy(update={"expert_hidden_size": None})
+    assert plain.parameters(64) - moe.parameters(64) == 8 * 2 * (64 - 16) * 32 - 2 * 64 * 16
 
 
 def test_blocks_without_attention_or_feed_forward() -> None:

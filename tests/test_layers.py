@@ -24,7 +24,8 @@ RANKS = {
     "curve": 5, "acceptance": 5, "baselines": 5.5,
     "boundary": 6, "uncertainty": 6.5,
     "prediction": 7,
-    "sweeping": 8, "codesign": 8, "scheduling": 8, "plotting": 8.5, "exporters": 8.5,
+    "plotting": 7.5,
+    "sweeping": 8, "codesign": 8, "scheduling": 8, "exporters": 8.5,
     "__init__": 9,
     "cli": 10, "__main__": 10.5,
 }  # fmt: skip

@@ -217,5 +217,5 @@ def test_every_pair_predicts_or_says_why_not() -> None:
             assert np.isfinite(p.curve.seconds).all()
     assert predicted + len(refused) == len(spec_names("hardware")) * len(MODEL_NAMES)
     assert predicted > 1300
-    # The only reason today: a data type the chip has no matrix rate for, fp8 before Ada and float16 on TPUs.
+    # The only reason today: a data type the chip has no matrix rate for and no engine expands, such as float16 on TPUs.
     assert all("has no matrix rate for" in reason for reason in refused.values()), refused

@@ -30,14 +30,18 @@ GPUS = ("a100", "h100", "h200", "b200", "l40s", "mi300x")
 BF16_MODELS = ("llama-3.1-8b", "mixtral", "qwen3-30b-a3b", "gemma-3-27b", "qwen3-next-80b-a3b")
 
 forwards = st.builds(
-    lambda gpu, model, batch, context, routing, backend: bind_forward(
-        load_hardware(gpu), load_model(model), Workload(batch, context, routing=Routing.parse(routing)), backend
+    lambda gpu, model, batch, context, routing, captures, backend: bind_forward(
+        load_hardware(gpu),
+        load_model(model),
+        Workload(batch, context, routing=Routing.parse(routing), captures=captures),
+        backend,
     ),
     st.sampled_from(GPUS),
     st.sampled_from(BF16_MODELS),
     st.sampled_from([1, 2, 3, 8]),
     st.sampled_from([0, 100, 4096]),
-    st.sampled_from(["uniform", "balanced"]),
+    st.sampled_from(["uniform", "balanced", "power_law:1.2"]),
+    st.sampled_from([None, None, "vllm", "sglang", (8, 20, 64)]),
     st.sampled_from(["uncalibrated", "vllm"]),
 )
 
@@ -178,11 +182,11 @@ def idle(bound: BoundOperator, workload: Workload, baseline: int) -> float:
 
 
 def close(expected: float) -> object:
-    """One position of rounding, and 1 %: p = 40 falls 0.4 % short of perfect overlap, expert rows cost a little."""
+    """One position of rounding, and 1 %: p = 40 falls short of perfect overlap, the rows of experts cost a little."""
     return pytest.approx(expected, abs=1.0 + 0.01 * expected)
 
 
-@given(st.sampled_from(GPUS), st.floats(0.05, 0.5))
+@given(st.sampled_from(GPUS), st.floats(0.1, 0.5))
 @settings(max_examples=20, deadline=None)
 def test_an_ideal_gemm_is_free_up_to_idle_compute_times_the_tolerance(gpu: str, tolerance: float) -> None:
     hardware = load_hardware(gpu)
@@ -192,7 +196,7 @@ def test_an_ideal_gemm_is_free_up_to_idle_compute_times_the_tolerance(gpu: str, 
     assert operator_nfp(bound, tolerance, 1, 4096) == close(expected)
 
 
-@given(st.sampled_from(GPUS), st.floats(0.05, 0.5), st.sampled_from([(8, 2), (64, 8), (128, 8)]))
+@given(st.sampled_from(GPUS), st.floats(0.1, 0.5), st.sampled_from([(8, 2), (64, 8), (128, 8)]))
 @settings(max_examples=20, deadline=None)
 def test_ideal_experts_are_free_up_to_idle_compute_from_the_saturated_step(
     gpu: str, tolerance: float, shape: tuple[int, int]
@@ -206,7 +210,7 @@ def test_ideal_experts_are_free_up_to_idle_compute_from_the_saturated_step(
     assert operator_nfp(bound, tolerance, baseline, 30_000) == close(expected)
 
 
-@given(st.sampled_from(GPUS), st.floats(0.05, 0.5), st.sampled_from([1, 4, 16]), st.sampled_from([1, 8]))
+@given(st.sampled_from(GPUS), st.floats(0.1, 0.5), st.sampled_from([1, 4, 16]), st.sampled_from([1, 8]))
 @settings(max_examples=20, deadline=None)
 def test_ideal_attention_is_free_up_to_idle_compute(gpu: str, tolerance: float, group: int, batch: int) -> None:
     # A cache so long that the new positions' own keys vanish beside it.

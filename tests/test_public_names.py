@@ -15,6 +15,7 @@ from nfp_model.specs.registry import load_hardware, load_model, normalized, spec
 CONTRACT = [
     "predict_nfp", "operator_latency", "latency_curve", "idle_compute_nfp", "load_hardware", "load_model",
     "Gemm", "FusedMoE", "Attention", "NfpModelError", "HardwareSpec", "ModelSpec",
+    "principle", "schedule", "sweep", "sensitivities", "from_hf_config",
 ]  # fmt: skip
 
 

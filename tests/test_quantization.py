@@ -67,7 +67,7 @@ def tensors(bits: int, kind: str, **fields: Any) -> dict[str, Any]:
                 **{f"model.layers.{i}.self_attn.o_proj": {"quant_algo": "FP8"} for i in range(4)},
                 **{f"model.layers.{i}.self_attn.q_proj": {"quant_algo": "FP8"} for i in range(4)},
             }},
-            every("nvfp4", "experts", "head") | every("fp8", "attention"),
+            every("nvfp4", "experts") | every("nvfp4_w4a16", "head") | every("fp8", "attention_output"),
         ),
         ({"quant_method": "awq", "bits": 4, "group_size": 128, "zero_point": True}, every("int4")),
         ({"quant_method": "gptq", "bits": 8, "group_size": 128, "lm_head": True}, every("int8", *LINEAR, "head")),
@@ -102,8 +102,27 @@ def test_a_group_of_several_formats_takes_the_commonest_and_says_so() -> None:
     llama = {**TINY, "model_type": "qwen3_moe", "num_key_value_heads": 1}
     model = from_hf_config(llama | {"quantization_config": mixed})
     assert model.dtypes["attention"] == "nvfp4"
-    # q and o have 64 x 64 weights each, k and v 64 x 16.
-    assert "attention weights have several formats; all are counted as nvfp4, held by 80% (4 layers)" in model.notes
+    # q has 64 x 64 weights, k and v 64 x 16 each; the output projection is a group of its own.
+    assert "attention weights have several formats; all are counted as nvfp4, held by 67% (4 layers)" in model.notes
+
+
+@pytest.mark.parametrize(
+    ("ignored", "dtypes"),
+    [
+        (
+            ["*.self_attn.q*", "*.self_attn.kv*"],
+            every("nvfp4", "attention_output", "dense_ffn", "experts", "shared_experts"),
+        ),
+        (["*.self_attn.o_proj"], every("nvfp4") | {"attention_output": "bfloat16"}),
+        ([], every("nvfp4")),
+    ],
+)
+def test_an_output_projection_may_have_a_format_of_its_own(ignored: list[str], dtypes: dict[str, str]) -> None:
+    """DeepSeek-V3.1-NVFP4 quantises o_proj alone of its attention; nothing is then averaged away."""
+    model = from_hf_config(TINY | {"quantization_config": nvfp4(ignore=ignored)})
+    assert model.dtypes == dtypes
+    assert model.dtype_of("attention_output") == dtypes.get("attention_output", "nvfp4")
+    assert not any("several formats" in note for note in model.notes)
 
 
 @pytest.mark.parametrize(
@@ -168,7 +187,11 @@ def test_tables_that_make_no_sense(quantization: object, message: str) -> None:
 
 def test_denser_scales_are_told() -> None:
     model = from_hf_config(TINY | {"quantization_config": tensors(4, "int", group_size=32)})
-    assert "int4 in groups of 32 takes 4.5 bits a weight; the int4 format counts 4.125" in model.notes
+    assert (model.dtypes, model.notes) == (every("int4_g32"), ())
+    model = from_hf_config(TINY | {"quantization_config": tensors(4, "int", group_size=16)})
+    assert "int4 in groups of 16 takes 5 bits a weight; the int4 format counts 4.125" in model.notes
+    model = from_hf_config(TINY | {"quantization_config": {"quant_method": "gptq", "bits": 4, "group_size": -1}})
+    assert "int4 with one scale a channel takes 4 bits a weight; the int4 format counts 4.125" in model.notes
 
 
 def real(name: str) -> ModelSpec:
@@ -191,7 +214,8 @@ def stored_bytes(model: ModelSpec) -> float:
                 sizes["dense_ffn"] = sizes.get("dense_ffn", 0) + part.parameters(hidden)
             elif isinstance(part, MoEFFN):
                 matrices = 3 if part.gated else 2
-                sizes["experts"] = part.num_experts * matrices * hidden * part.intermediate_size
+                width = part.expert_hidden_size or hidden
+                sizes["experts"] = part.num_experts * matrices * width * part.intermediate_size
                 sizes["shared_experts"] = matrices * hidden * part.shared_intermediate_size
                 sizes["router"] = part.parameters(hidden) - sizes["experts"] - sizes["shared_experts"]
         total += group.count * sum(size * element_type(model.dtype_of(key, group)).bytes for key, size in sizes.items())

@@ -23,7 +23,7 @@ def first_line(thing: object) -> str:
 def public_names() -> str:
     """Table of ``nfp_model.__all__``."""
     rows = []
-    for name in nfp_model.__all__:
+    for name in vars(nfp_model)["__all__"]:
         thing = getattr(nfp_model, name)
         if isinstance(thing, str):
             continue

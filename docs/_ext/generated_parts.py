@@ -6,6 +6,8 @@ what it prints today, so that no page shows a number the code no longer gives.
 
 from __future__ import annotations
 
+import importlib.util
+import json
 import re
 import shlex
 from collections.abc import Callable
@@ -18,6 +20,27 @@ import equations
 import granularity
 import nomenclature
 import spec_lists
+from page_markup import code, table, text
+
+PAGES = Path(__file__).resolve().parents[1]
+"""The documentation folder."""
+
+
+def validation_pages() -> str:
+    """Toctree lines of the validation pages; a checkout before the first score has none."""
+    found = [*PAGES.glob("validation*.md"), *PAGES.glob("validation*/index.md")]
+    return "\n".join(sorted(path.relative_to(PAGES).with_suffix("").as_posix() for path in found))
+
+
+def notebooks() -> str:
+    """File and title of every notebook in ``examples/``."""
+    rows = []
+    for path in sorted((PAGES.parent / "examples").glob("*.ipynb")):
+        cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
+        first = next("".join(cell["source"]) for cell in cells if cell["cell_type"] == "markdown")
+        rows.append((code(f"examples/{path.name}"), text(first.split("\n", 1)[0].lstrip("# "))))
+    return table(("notebook", "question"), rows)
+
 
 PARTS: dict[str, Callable[[], str]] = {
     "public names": api_names.public_names,
@@ -29,13 +52,11 @@ PARTS: dict[str, Callable[[], str]] = {
     "hardware": spec_lists.hardware_list,
     "models": spec_lists.model_list,
     "calibrations": spec_lists.calibration_list,
-    "validation pages": lambda: "\n".join(sorted(path.stem for path in PAGES.glob("validation*.md"))),
+    "validation pages": validation_pages,
+    "notebooks": notebooks,
     **equations.PARTS,
 }
 """Part name -> Markdown."""
-
-PAGES = Path(__file__).resolve().parents[1]
-"""The documentation folder."""
 
 MARK = re.compile(r"^<!-- generated: (?P<part>.+?) -->$|^<!-- run: (?P<command>nfp .+?) -->$", re.MULTILINE)
 
@@ -81,8 +102,20 @@ def _read(app: Any, name: str, content: list[str]) -> None:
     content[0] = with_parts(content[0])
 
 
+def _forget_removed_modules(app: Any, config: Any) -> None:
+    """Delete API pages of an earlier build whose module is gone."""
+    for page in (PAGES / "api/generated").glob("*.rst"):
+        try:
+            found = importlib.util.find_spec(page.stem)
+        except ModuleNotFoundError:
+            found = None
+        if found is None:
+            page.unlink()
+
+
 def setup(app: Any) -> dict[str, Any]:
     """Sphinx calls this."""
+    app.connect("config-inited", _forget_removed_modules)
     app.connect("source-read", _read)
     app.connect("autodoc-process-docstring", _plain_bars)
     return {"version": "1", "parallel_read_safe": True}

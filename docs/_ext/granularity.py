@@ -84,12 +84,13 @@ def kernel_section(library: KernelLibrary, kernel: Kernel) -> str:
 
 
 def up_to(name: str, low: int | float, high: int | float | None, lowest: int = 1) -> str:
-    """A range in words: ``17 <= M <= 64``; empty where it is open on both sides."""
-    left = f"{low:g} <= " if low > lowest else ""
-    right = "" if high is None else f" <= {high:g}"
+    """A range in words: ``17 <= M <= 64``, ``M >= 65``; empty where it is open on both sides."""
+    bounded = low > lowest
+    if high is None:
+        return f"{name} >= {low:g}" if bounded else ""
     if low == high:
         return f"{name} = {low:g}"
-    return f"{left}{name}{right}" if left or right else ""
+    return (f"{low:g} <= " if bounded else "") + f"{name} <= {high:g}"
 
 
 def joined(parts: Iterable[str], otherwise: str) -> str:
@@ -174,18 +175,16 @@ def moe_body(kernel: MoEKernel) -> str:
         )
     if kernel.tuned:
         facts.append("Tuned shapes win over the rule (tokens: block):\n")
-        head = ("GPU", "E", "width", "weights", "blocks by tokens", "source")
-        facts.append(table(head, (tuned_row(shape) for shape in kernel.tuned)))
+        tuned_head = ("GPU", "E", "width", "weights", "blocks by tokens", "source")
+        facts.append(table(tuned_head, (tuned_row(shape) for shape in kernel.tuned)))
     return "\n".join(facts)
 
 
 def _offset(kernel: MoEKernel) -> str:
-    steps = kernel.menu_offset
-    return (
-        ""
-        if steps == 0
-        else f", then {abs(steps)} step{'s' if abs(steps) > 1 else ''} {'down' if steps < 0 else 'up'} the menu"
-    )
+    if kernel.menu_offset == 0:
+        return ""
+    steps, way = abs(kernel.menu_offset), "down" if kernel.menu_offset < 0 else "up"
+    return f", then {steps} {'step' if steps == 1 else 'steps'} {way} the menu"
 
 
 def moe_row(row: MoERow) -> tuple[str, ...]:

@@ -19,6 +19,10 @@ _HOMES = {
     "nfp_model.prediction": (
         "Prediction", "ModulePrediction", "predict_nfp", "latency_curve", "idle_compute_nfp", "operator_latency",
     ),
+    "nfp_model.prediction.closed": ("principle",),
+    "nfp_model.scheduling": ("block_costs", "schedule"),
+    "nfp_model.sweeping": ("sweep", "sweep_operator"),
+    "nfp_model.codesign": ("sensitivities", "solve_for"),
     "nfp_model.operators": ("Attention", "FusedMoE", "Gemm"),
     "nfp_model.boundary": ("Boundary", "near_free_boundary"),
     "nfp_model.curve": ("LatencyCurve",),

@@ -4,6 +4,10 @@ from nfp_model.boundary import (
     Boundary as Boundary,
     near_free_boundary as near_free_boundary,
 )
+from nfp_model.codesign import (
+    sensitivities as sensitivities,
+    solve_for as solve_for,
+)
 from nfp_model.curve import (
     LatencyCurve as LatencyCurve,
 )
@@ -23,6 +27,13 @@ from nfp_model.prediction import (
     operator_latency as operator_latency,
     predict_nfp as predict_nfp,
 )
+from nfp_model.prediction.closed import (
+    principle as principle,
+)
+from nfp_model.scheduling import (
+    block_costs as block_costs,
+    schedule as schedule,
+)
 from nfp_model.specs.hardware import (
     HardwareSpec as HardwareSpec,
 )
@@ -35,6 +46,10 @@ from nfp_model.specs.model import (
 from nfp_model.specs.registry import (
     load_hardware as load_hardware,
     load_model as load_model,
+)
+from nfp_model.sweeping import (
+    sweep as sweep,
+    sweep_operator as sweep_operator,
 )
 
 __version__: str

@@ -28,12 +28,20 @@ class ElementType:
         activations' own type decides (weight-only quantisation).
     source : str
         Where the scale layout is stated.
+    kernels_of : str
+        Format whose kernels and constants serve this one: scales of another density, the same kernel; empty for its own.
     """
 
     name: str
     bits: float
     matrix_rate: str | None
     source: str
+    kernels_of: str = ""
+
+    @property
+    def kernel_format(self) -> str:
+        """The name kernel rules and constants know this format by."""
+        return self.kernels_of or self.name
 
     @property
     def bytes(self) -> float:
@@ -49,7 +57,12 @@ _TYPES = (
     ElementType("fp8_block", 8 + 32 / (128 * 128), "fp8", "DeepSeek-V3: e4m3 with one float32 scale per 128x128 block"),
     ElementType("int8", 8, "int8", "one scale a channel, not counted"),
     ElementType("int4", 4 + 16 / 128, None, "Marlin README: 4 bits and one fp16 scale per group of 128 (4.125 bits)"),
+    ElementType("int4_g64", 4 + 16 / 64, None, "GPTQ, AWQ: 4 bits and one 16-bit scale per group of 64", "int4"),
+    ElementType(
+        "int4_g32", 4 + 16 / 32, None, "compressed-tensors pack-quantized: one 16-bit scale per group of 32", "int4"
+    ),
     ElementType("nvfp4", 4 + 8 / 16, "fp4", "NVFP4: e2m1 with one fp8 scale per 16 elements (4.5 bits)"),
+    ElementType("nvfp4_w4a16", 4 + 8 / 16, None, "ModelOpt W4A16_NVFP4: NVFP4 storage, expanded to 16-bit math"),
     ElementType("mxfp4", 4 + 8 / 32, None, "OCP MX: e2m1 with one e8m0 scale per 32 elements (4.25 bits)"),
 )
 

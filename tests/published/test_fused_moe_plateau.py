@@ -1,7 +1,7 @@
 """NVIDIA's public kernel timings (aiconfigurator, Apache-2.0, commit 095f58a5): fused MoE, vLLM 0.24, EP = TP = 1, balanced.
 
-Typed in from the tables, microseconds. Bands: 25 % on latency, as constants here are those of no measurement at all; the row
-of one token on L40S comes from its cache and is left out.
+Typed in from the tables, microseconds. Band 25 % on latency: other tables of the same kernel differ by 8 % in the mean. One and
+two tokens are mostly launches, which the recordings of one GPU put at 24 and at 37 us: 40 %.
 """
 
 from __future__ import annotations
@@ -27,11 +27,13 @@ def predicted(gpu: str, operator: FusedMoE, tokens: np.ndarray) -> np.ndarray:
 @pytest.mark.parametrize(("gpu", "measured"), MEASURED.items())
 def test_latency_follows_the_touched_experts_and_then_stays(gpu: str, measured: list[int]) -> None:
     found = predicted(gpu, QWEN3_30B, TOKENS)
-    np.testing.assert_allclose(found, measured, rtol=0.25)
+    np.testing.assert_allclose(found[2:], measured[2:], rtol=0.25)
+    np.testing.assert_allclose(found[:2], measured[:2], rtol=0.4)
     # Proportional to touched experts above the fixed time, up to E / k = 16 tokens.
     steps = np.diff(found[:5]) / np.diff(TOKENS[:5])
     np.testing.assert_allclose(steps, steps[0], rtol=0.1)
-    assert found[9] / found[4] < 1.2
+    # The plateau: 32 times the tokens, 15 % more time; band 10 % of the ratio.
+    assert found[9] / found[4] == pytest.approx(measured[9] / measured[4], rel=0.1)
 
 
 @pytest.mark.parametrize("gpu", ["h200", "h100", "b200"])

@@ -9,9 +9,13 @@ from typing import NoReturn
 import typer
 
 from nfp_model import __version__
+from nfp_model.cli.fitting import fit
 from nfp_model.cli.measuring import measure
 from nfp_model.cli.predicting import predict
+from nfp_model.cli.scheduling import schedule
+from nfp_model.cli.scoring import score
 from nfp_model.cli.specs import specs_app
+from nfp_model.cli.sweeping import sweep
 from nfp_model.errors import NfpModelError
 
 app = typer.Typer(
@@ -23,8 +27,12 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 app.command("predict")(predict)
-app.command("measure")(measure)
+app.command("schedule")(schedule)
+app.command("sweep")(sweep)
 app.add_typer(specs_app, name="specs")
+app.command("measure")(measure)
+app.command("fit")(fit)
+app.command("score")(score)
 
 
 def _print_version(wanted: bool) -> None:

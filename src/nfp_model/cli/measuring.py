@@ -20,7 +20,9 @@ def measure(
     minutes: Annotated[float, typer.Option(help="Time budget.")] = 8.0,
     hardware: Annotated[str, typer.Option(help="Hardware key for the header; auto asks the device.")] = "auto",
     only: Annotated[str, typer.Option(help="Only cases whose name contains this text.")] = "",
-    l2: Annotated[str, typer.Option(help="cold rotates over copies so that L2 does not serve them; warm replays one.")] = "cold",
+    l2: Annotated[
+        str, typer.Option(help="cold rotates over copies so that L2 does not serve them; warm replays one.")
+    ] = "cold",
     around_predicted: Annotated[bool, typer.Option(help="Also measure both sides of every predicted step.")] = True,
 ) -> None:
     """Time operators or whole forwards on this machine's GPU, into a file that can be continued.

@@ -25,12 +25,19 @@ def schedule(
     hardware: Annotated[str, typer.Argument(help="Hardware name or TOML path, for example h100.")],
     model: Annotated[str, typer.Argument(help="Model name, TOML or config.json path.")],
     acceptance: Annotated[str | None, typer.Option("--acceptance", "-a", help=_ACCEPTANCE_HELP)] = None,
-    batch_sizes: Annotated[str | None, typer.Option("--batch-sizes", "--batch-size", "-b", help="Such as 1,2,4,8.")] = None,
-    context: Annotated[str | None, typer.Option("--context", "-c", help="Cached tokens per sequence, such as 1024,4096.")] = None,
+    batch_sizes: Annotated[
+        str | None, typer.Option("--batch-sizes", "--batch-size", "-b", help="Such as 1,2,4,8.")
+    ] = None,
+    context: Annotated[
+        str | None, typer.Option("--context", "-c", help="Cached tokens per sequence, such as 1024,4096.")
+    ] = None,
     max_drafts: Annotated[int | None, typer.Option(help="Largest K looked at.")] = None,
-    rule: Annotated[str, typer.Option(help="near_free or throughput: which answer is exported; both are shown.")] = "throughput",
+    rule: Annotated[
+        str, typer.Option(help="near_free or throughput: which answer is exported; both are shown.")
+    ] = "throughput",
     draft: Annotated[
-        str | None, typer.Option(help="Drafting cost: forwards per draft (0.05), once per step (fixed:0.1), or a draft model.")
+        str | None,
+        typer.Option(help="Drafting cost: forwards per draft (0.05), once per step (fixed:0.1), or a draft model."),
     ] = None,
     method: Annotated[str | None, typer.Option(help="chain, tree or mtp.")] = None,
     tolerance: Annotated[float, typer.Option("--tolerance", "-t", help="Near-free tolerance eps.")] = 0.1,
@@ -40,22 +47,38 @@ def schedule(
     kv_dtype: Annotated[str | None, typer.Option(help="bfloat16 or fp8.")] = None,
     tensor_parallel: Annotated[int, typer.Option("--tensor-parallel", "--tp", help="Tensor-parallel ranks.")] = 1,
     expert_parallel: Annotated[int, typer.Option("--expert-parallel", "--ep", help="Expert-parallel ranks.")] = 1,
-    captures: Annotated[str | None, typer.Option(help="Engine whose captured CUDA-graph sizes pad the forward.")] = None,
+    captures: Annotated[
+        str | None, typer.Option(help="Engine whose captured CUDA-graph sizes pad the forward.")
+    ] = None,
     diffusion: Annotated[bool, typer.Option("--diffusion", help="Diffusion blocks instead of drafts.")] = False,
     blocks: Annotated[str | None, typer.Option(help="With --diffusion: block sizes, such as 16,32.")] = None,
+    full_canvas: Annotated[
+        bool,
+        typer.Option(
+            "--full-canvas", help="With --diffusion: every forward computes all its positions anew, no cache."
+        ),
+    ] = False,
     tpf: Annotated[
         str | None, typer.Option(help="With --diffusion: measured tokens per forward, 16:2.44,32:2.55, or published.")
     ] = None,
     export: Annotated[
-        str | None, typer.Option(help="vllm, sglang, trtllm, llama.cpp, lmdeploy or mlx-lm; with --diffusion dinfer too.")
+        str | None,
+        typer.Option(help="vllm, sglang, trtllm, llama.cpp, lmdeploy or mlx-lm; with --diffusion dinfer too."),
     ] = None,
     dialect: Annotated[
-        str | None, typer.Option(help="trtllm: upper or lower, what a key of its table bounds; llama.cpp: draft or spec_draft.")
+        str | None,
+        typer.Option(help="trtllm: upper or lower, what a key of its table bounds; llama.cpp: draft or spec_draft."),
     ] = None,
-    engine_method: Annotated[str | None, typer.Option(help="The engine's own name of the method, for example eagle3.")] = None,
+    engine_method: Annotated[
+        str | None, typer.Option(help="The engine's own name of the method, for example eagle3.")
+    ] = None,
     draft_model: Annotated[str | None, typer.Option(help="Draft checkpoint for the export.")] = None,
-    out: Annotated[Path | None, typer.Option(help="File for the export (else the table), written whole or not at all.")] = None,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print what the engine parses and nothing else.")] = False,
+    out: Annotated[
+        Path | None, typer.Option(help="File for the export (else the table), written whole or not at all.")
+    ] = None,
+    quiet: Annotated[
+        bool, typer.Option("--quiet", "-q", help="Print what the engine parses and nothing else.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Draft counts per batch size and context, both rules, exported as an engine takes them.
@@ -77,12 +100,18 @@ def schedule(
     if diffusion:
         drafting = {"--acceptance": acceptance, "--draft": draft, "--method": method, "--max-drafts": max_drafts}
         _refuse(drafting, "--diffusion has no drafts")
-        result = _block_costs(hardware, model, batch_sizes, context, blocks, tpf, arguments)
+        result = _block_costs(
+            hardware, model, batch_sizes, context, blocks, tpf, {**arguments, "full_canvas": full_canvas}
+        )
         exported = _exported_block(result, export) if export else None
     else:
-        _refuse({"--blocks": blocks, "--tpf": tpf}, "blocks belong to --diffusion")
+        _refuse(
+            {"--blocks": blocks, "--tpf": tpf, "--full-canvas": full_canvas or None}, "blocks belong to --diffusion"
+        )
         if acceptance is None:
-            raise InvalidArgumentError("a schedule needs --acceptance, for example 0.7 or the engine's per-position rates")
+            raise InvalidArgumentError(
+                "a schedule needs --acceptance, for example 0.7 or the engine's per-position rates"
+            )
         grids = {"batch_sizes": _sizes("--batch-sizes", batch_sizes), "context_lengths": _sizes("--context", context)}
         chosen = {**grids, "max_drafts": max_drafts, "draft": _draft(draft), "method": method}
         result = _schedule(hardware, model, acceptance, rule, {**arguments, **_given(chosen)})
@@ -131,7 +160,9 @@ def _exported_block(result: BlockCosts, engine: str) -> Export:
     return export_diffusion(engine, point.block, trained)
 
 
-def _print(result: Schedule | BlockCosts, exported: Export | None, out: Path | None, quiet: bool, as_json: bool) -> None:
+def _print(
+    result: Schedule | BlockCosts, exported: Export | None, out: Path | None, quiet: bool, as_json: bool
+) -> None:
     data = result.to_dict()
     if exported is not None:
         data["export"] = {

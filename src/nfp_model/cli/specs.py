@@ -91,7 +91,9 @@ def show(
 
 @specs_app.command("kernels")
 def kernels(
-    library: Annotated[str | None, typer.Argument(help="One kernel file, for example fa3_sm90; all are listed without.")] = None,
+    library: Annotated[
+        str | None, typer.Argument(help="One kernel file, for example fa3_sm90; all are listed without.")
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """List the kernel rules known, with what each was read in."""
@@ -123,7 +125,8 @@ def new(
     name: Annotated[str, typer.Argument(help="Key of the new chip, also its file name.")],
     base: Annotated[str, typer.Option("--from", help="Chip to start from.")] = "h100",
     values: Annotated[
-        list[str] | None, typer.Option("--set", help="FIELD=VALUE, for example sm_count=160 or peak_flop_per_s.bfloat16=1.2e15.")
+        list[str] | None,
+        typer.Option("--set", help="FIELD=VALUE, for example sm_count=160 or peak_flop_per_s.bfloat16=1.2e15."),
     ] = None,
     out: Annotated[Path | None, typer.Option(help="File to write; default NAME.toml in this folder.")] = None,
 ) -> None:

@@ -20,7 +20,7 @@ from nfp_model.errors import NfpModelError, require_positive_int
 from nfp_model.operators import Attention, FusedMoE, Gemm, OperatorUse
 from nfp_model.prediction import Prediction, predict_nfp
 from nfp_model.prediction.closed import operator_principle
-from nfp_model.quantities import with_prefix
+from nfp_model.quantities import format_si
 from nfp_model.specs.hardware import HardwareSpec
 from nfp_model.specs.model import ModelSpec
 from nfp_model.specs.registry import load_hardware, load_model
@@ -108,7 +108,10 @@ class Sensitivities:
             "baseline": p.baseline,
             "tolerance": p.boundary.tolerance,
             "binding": self.binding,
-            "levers": [asdict(row) | {"compared": list(row.compared), "nfp_compared": list(row.nfp_compared)} for row in self.rows],
+            "levers": [
+                asdict(row) | {"compared": list(row.compared), "nfp_compared": list(row.nfp_compared)}
+                for row in self.rows
+            ],
         }
 
     def plot(self, ax: Axes | None = None) -> Axes:
@@ -125,26 +128,24 @@ class Sensitivities:
             f"{p.model.title} on {p.hardware.title}: NFP {found} from {p.baseline} at tolerance {p.boundary.tolerance:g}",
             f"d log / d log of the lever; T at {self.positions} positions; held: tile counts held ({held}); "
             "truth: finite difference of the prediction",
-            f"{'lever':12s} {'value':>12s} {'T held':>8s} {'T truth':>8s} {'NFP held':>9s} {'NFP truth':>9s}  NFP at",
+            f"{'lever':12s} {'value':>12s} {'T held':>8s} {'truth':>8s} {'NFP held':>8s} {'truth':>8s}  NFP at",
         ]
         lines += [_line(row) for row in self.rows]
         return "\n".join(lines)
 
 
 def _line(row: Sensitivity) -> str:
-    cells = [
-        f"{'-' if number is None else format(number, '+.2f'):>{width}s}"
-        for number, width in (
-            (row.latency_held, 8), (row.latency_truth, 8), (row.nfp_held, 9), (row.nfp_truth, 9),
-        )  # fmt: skip
-    ]
+    numbers = (row.latency_held, row.latency_truth, row.nfp_held, row.nfp_truth)
+    cells = [f"{'-' if number is None else format(number, '+.2f'):>8s}" for number in numbers]
     at = ", ".join(f"{_value(x, row.unit)}: {nfp}" for x, nfp in zip(row.compared, row.nfp_compared, strict=True))
-    return f"{row.lever:12s} {_value(row.value, row.unit):>12s} {' '.join(cells)}  {at}" + (f"  ({row.note})" if row.note else "")
+    return f"{row.lever:12s} {_value(row.value, row.unit):>12s} {' '.join(cells)}  {at}" + (
+        f"  ({row.note})" if row.note else ""
+    )
 
 
 def _value(value: float, unit: str) -> str:
     if unit in ("B/s", "FLOP/s"):
-        return with_prefix(value, unit)
+        return format_si(value, unit)
     return f"{value:g}" + {"-": "", "x": "x", "bit": " bit", "elements": ""}[unit]
 
 
@@ -260,7 +261,9 @@ def _sensitivity(lever: Lever, prediction: Prediction, base: _Local, positions: 
     )
 
 
-def _outcomes(lever: Lever, prediction: Prediction, positions: int) -> list[tuple[float, BoundForward, float, Boundary]]:
+def _outcomes(
+    lever: Lever, prediction: Prediction, positions: int
+) -> list[tuple[float, BoundForward, float, Boundary]]:
     """Value, forward, T at ``positions`` and boundary of every neighbour that runs."""
     found = []
     for value, setting in lever.neighbours:

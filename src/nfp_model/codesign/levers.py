@@ -120,7 +120,9 @@ def _peak(prediction: Prediction, setting: Setting) -> Lever:
 
 def _sm_count(prediction: Prediction, setting: Setting) -> Lever:
     value = setting.hardware.sm_count
-    around = [float(count) for count in (round(value * (1 - STEP)), round(value * (1 + STEP))) if count not in (0, value)]
+    around = [
+        float(count) for count in (round(value * (1 - STEP)), round(value * (1 + STEP))) if count not in (0, value)
+    ]
     neighbours = _tried(around, lambda v: setting.hardware_with(sm_count=int(v), peak_flop_per_s=v / value))
     return Lever("sm_count", "-", value, neighbours, note="rate per SM held, so the peaks follow")
 

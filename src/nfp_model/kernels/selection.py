@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from nfp_model.operators import Attention, FusedMoE, Gemm
+from nfp_model.quantities import element_type
 from nfp_model.specs.attention_kernel import AttentionKernel, AttentionRow
 from nfp_model.specs.gemm_kernel import GemmKernel
 from nfp_model.specs.hardware import HardwareSpec
@@ -192,7 +193,8 @@ def _fits(row: DefaultRow, operator: Gemm | FusedMoE | Attention) -> bool:
             and row.min_head_dim <= operator.head_dim <= (row.max_head_dim or operator.head_dim)
             and row.equal_head_dims in (None, operator.head_dim == operator.values_dim)
         )
-    if operator.weight_dtype not in (row.weight_dtypes or (operator.weight_dtype,)):
+    stored = element_type(operator.weight_dtype).kernel_format
+    if stored not in (row.weight_dtypes or (stored,)):
         return False
     if isinstance(operator, FusedMoE):
         return row.expert_parallel in (None, operator.expert_parallel > 1)

@@ -27,6 +27,10 @@ from nfp_model.specs.model import (
 )
 from nfp_model.workload import Workload
 
+FP8_BLOCK = 128
+"""Edge of an fp8_block scale; a shard that cuts blocks is refused by the engines (vLLM: validate_fp8_block_shape and
+Fp8MoEMethod.create_weights in model_executor/layers/quantization/fp8.py) [elements]."""
+
 UNQUANTIZED_GROUPS = ("router", "head", "embedding")
 """Groups engines leave in 16 bits when a user asks for quantized weights."""
 
@@ -49,7 +53,7 @@ def forward_operators(model: ModelSpec, workload: Workload) -> tuple[OperatorUse
     Raises
     ------
     UnsupportedError
-        When heads, widths or experts do not divide over the ranks.
+        When heads, widths or experts do not divide over the ranks, or a shard cuts the scale blocks of fp8_block weights.
 
     Examples
     --------
@@ -121,6 +125,14 @@ def _shard(model: ModelSpec, what: str, size: int, ranks: int) -> int:
     return size // ranks
 
 
+def _whole_blocks(model: ModelSpec, what: str, width: int, ranks: int, weights: str) -> None:
+    """Refuse a shard that is no whole number of fp8 blocks wide."""
+    if weights == "fp8_block" and ranks > 1 and width % FP8_BLOCK:
+        raise UnsupportedError(
+            f"{model.title}: {what} is {width} on each of {ranks} ranks, no multiple of the {FP8_BLOCK} of its fp8_block weights"
+        )
+
+
 def _shard_up(size: int, ranks: int) -> int:
     """Vocabularies are padded to a multiple of the ranks, as engines do."""
     return -(-size // ranks)
@@ -162,6 +174,10 @@ def _softmax(model: ModelSpec, group: LayerGroup, part: SoftmaxAttention, worklo
     keys, values = kv_heads * part.head_dim, 0 if part.shared_kv else kv_heads * part.values_dim
     gate = output if part.output_gate else 0
     weights = _dtype(model, group, "attention", workload)
+    output_weights = _dtype(model, group, "attention_output", workload)
+    for width in (queries, keys, *([values] if values else ())):
+        _whole_blocks(model, "a projection of attention", width, ranks, weights)
+    _whole_blocks(model, "the attention output", output, ranks, output_weights)
     attention = Attention(
         heads, kv_heads, part.head_dim, _contexts(workload), workload.rank_batch,
         value_head_dim=part.values_dim, shared_kv=part.shared_kv, causal=workload.decode_mode == "verify",
@@ -175,7 +191,7 @@ def _softmax(model: ModelSpec, group: LayerGroup, part: SoftmaxAttention, worklo
         ),
         OperatorUse("rotary_and_cache", "elementwise", rotary, count, "rank_rows"),
         OperatorUse("attention", "attention", attention, count, "positions"),
-        OperatorUse("o_proj", "projections", Gemm(hidden, output, weights), count, "rank_rows"),
+        OperatorUse("o_proj", "projections", Gemm(hidden, output, output_weights), count, "rank_rows"),
     ]
 
 
@@ -184,6 +200,7 @@ def _latent(model: ModelSpec, group: LayerGroup, part: LatentAttention, workload
     hidden, count = model.hidden_size, group.count
     heads = _shard(model, "query heads", part.num_query_heads, workload.tensor_parallel)
     weights = _dtype(model, group, "attention", workload)
+    output_weights = _dtype(model, group, "attention_output", workload)
     # The absorbed halves of kv_b are kept in 16 bits by the engines, whatever the checkpoint stores.
     absorbed = weights if element_type(weights).bits >= 16 else "bfloat16"
     query_width = heads * (part.nope_head_dim + part.rope_head_dim)
@@ -207,12 +224,14 @@ def _latent(model: ModelSpec, group: LayerGroup, part: LatentAttention, workload
         causal=workload.decode_mode == "verify", kv_dtype=kv_dtype(model, workload), window=window, latent=True,
     )  # fmt: skip
     value_width = heads * part.value_head_dim
+    _whole_blocks(model, "the query projection", query_width, workload.tensor_parallel, weights)
+    _whole_blocks(model, "the attention output", value_width, workload.tensor_parallel, output_weights)
     return [
         *uses,
         OperatorUse("rotary_and_cache", "elementwise", _rows(2 * query_width + 3 * latent), count, "rank_rows"),
         OperatorUse("attention", "attention", attention, count, "positions"),
         OperatorUse("absorb_v", "projections", Gemm(value_width, part.latent_rank, absorbed), count, "rank_rows"),
-        OperatorUse("o_proj", "projections", Gemm(hidden, value_width, weights), count, "rank_rows"),
+        OperatorUse("o_proj", "projections", Gemm(hidden, value_width, output_weights), count, "rank_rows"),
     ]
 
 
@@ -238,6 +257,8 @@ def _linear(model: ModelSpec, group: LayerGroup, part: LinearAttention, workload
     convolved = _shard(model, "linear-attention channels", part.convolved_width, ranks)
     values = value_heads * part.value_head_dim
     weights = _dtype(model, group, "attention", workload)
+    output_weights = _dtype(model, group, "attention_output", workload)
+    _whole_blocks(model, "the attention output", values, ranks, output_weights)
     state = workload.rank_batch * value_heads * part.key_head_dim * part.value_head_dim
     scan = LinearScan(
         state_bytes=2 * state * element_type(part.state_dtype).bytes,
@@ -251,13 +272,14 @@ def _linear(model: ModelSpec, group: LayerGroup, part: LinearAttention, workload
         OperatorUse("convolution", "elementwise", _rows(2 * convolved), count, "rank_rows"),
         OperatorUse("linear_scan", "attention", scan, count, "rank_rows"),
         OperatorUse("gated_norm", "elementwise", _rows(3 * values), count, "rank_rows"),
-        OperatorUse("o_proj", "projections", Gemm(hidden, values, weights), count, "rank_rows"),
+        OperatorUse("o_proj", "projections", Gemm(hidden, values, output_weights), count, "rank_rows"),
     ]
 
 
 def _dense_operators(model: ModelSpec, group: LayerGroup, ffn: DenseFFN, workload: Workload) -> list[OperatorUse]:
     width = _shard(model, "the FFN width", ffn.intermediate_size, workload.tensor_parallel)
     weights = _dtype(model, group, "dense_ffn", workload)
+    _whole_blocks(model, "the FFN width", width, workload.tensor_parallel, weights)
     columns = width * (2 if ffn.gated else 1)
     hidden, count = model.hidden_size, group.count
     return [
@@ -276,16 +298,21 @@ def _moe_operators(model: ModelSpec, group: LayerGroup, ffn: MoEFFN, workload: W
         raise UnsupportedError(
             f"{model.title}: expert_parallel {workload.expert_parallel} does not divide {ffn.num_experts} experts"
         )
-    _shard(model, "the expert width", ffn.intermediate_size, workload.expert_tensor_parallel)
+    expert_ranks, expert_weights = workload.expert_tensor_parallel, _dtype(model, group, "experts", workload)
+    width = _shard(model, "the expert width", ffn.intermediate_size, expert_ranks)
+    _whole_blocks(model, "the expert width", width, expert_ranks, expert_weights)
+    expert_hidden = ffn.expert_hidden_size or hidden
     router = Gemm(ffn.num_experts, hidden, _dtype(model, group, "router", workload))
     experts = FusedMoE(
-        hidden, ffn.intermediate_size, ffn.num_experts, ffn.top_k, _dtype(model, group, "experts", workload), gated=ffn.gated,
-        routing=workload.routing, tensor_parallel=workload.expert_tensor_parallel, expert_parallel=workload.expert_parallel,
+        expert_hidden, ffn.intermediate_size, ffn.num_experts, ffn.top_k, expert_weights, gated=ffn.gated,
+        routing=workload.routing, tensor_parallel=expert_ranks, expert_parallel=workload.expert_parallel,
     )  # fmt: skip
     uses = [OperatorUse("router", "moe_ffn", router, count, "rank_rows")]
+    around = _latent_projections(model, group, ffn, workload)
     if ffn.shared_intermediate_size:
         width = _shard(model, "the shared-expert width", ffn.shared_intermediate_size, workload.tensor_parallel)
         weights = _dtype(model, group, "shared_experts", workload)
+        _whole_blocks(model, "the shared-expert width", width, workload.tensor_parallel, weights)
         columns = width * (2 if ffn.gated else 1)
         uses += [
             OperatorUse("shared_up_proj", "moe_ffn", Gemm(columns, hidden, weights), count, "rank_rows"),
@@ -295,10 +322,25 @@ def _moe_operators(model: ModelSpec, group: LayerGroup, ffn: MoEFFN, workload: W
     if workload.attention_replicas > 1:
         # Each row travels to at most top_k ranks and its partial sums come back: dispatch and combine.
         copies = min(ffn.top_k, workload.expert_parallel)
-        exchange = Collective("all_to_all", ACTIVATION_BYTES * hidden * copies, workload.expert_parallel)
+        exchange = Collective("all_to_all", ACTIVATION_BYTES * expert_hidden * copies, workload.expert_parallel)
         uses.append(OperatorUse("dispatch_and_combine", "collectives", exchange, 2 * count, "rank_rows"))
-    uses.append(OperatorUse("experts", "moe_ffn", experts, count, "rows"))
+    uses += [*around[:1], OperatorUse("experts", "moe_ffn", experts, count, "rows"), *around[1:]]
     return uses + _all_reduce(model, group, workload)
+
+
+def _latent_projections(model: ModelSpec, group: LayerGroup, ffn: MoEFFN, workload: Workload) -> list[OperatorUse]:
+    """Down to the width of latent experts and back up, whole on every rank as the engines keep them.
+
+    vLLM, model_executor/models/nemotron_h.py: fc1_latent_proj and fc2_latent_proj are ReplicatedLinear.
+    """
+    if ffn.expert_hidden_size is None:
+        return []
+    latent, weights = ffn.expert_hidden_size, _dtype(model, group, "dense_ffn", workload)
+    down, up = Gemm(latent, model.hidden_size, weights), Gemm(model.hidden_size, latent, weights)
+    return [
+        OperatorUse("latent_down_proj", "moe_ffn", down, group.count, "rank_rows"),
+        OperatorUse("latent_up_proj", "moe_ffn", up, group.count, "rank_rows"),
+    ]
 
 
 def weight_bytes(model: ModelSpec, workload: Workload) -> float:

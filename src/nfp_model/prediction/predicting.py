@@ -16,7 +16,7 @@ from nfp_model.cost.binding import bind, check_backend, choose_backend
 from nfp_model.curve import BoundForward, LatencyCurve
 from nfp_model.errors import InvalidArgumentError, MemoryCapacityError, require_positive, require_positive_int
 from nfp_model.kernels.counts import FloatArray
-from nfp_model.operators import Operator, forward_operators
+from nfp_model.operators import FusedMoE, Gemm, Operator, forward_operators
 from nfp_model.prediction.result import Prediction, saturated_positions
 from nfp_model.specs.hardware import HardwareSpec
 from nfp_model.specs.model import ModelSpec
@@ -178,6 +178,10 @@ def _warnings(hardware: HardwareSpec, model: ModelSpec, forward: BoundForward, a
         found.append(
             f"uncalibrated{asked_for}: {', '.join(loose)} on {hardware.title} use general constants; the band is wide"
         )
+    for weights, activations in _expanded(hardware, forward):
+        found.append(
+            f"weight-only: {weights} is expanded to {activations}, {hardware.title} has no {weights} matrix units"
+        )
     if model.diffusion is None and forward.workload.decode_mode == "block":
         found.append(
             f"{model.title} is not a diffusion model; block mode assumes bidirectional attention among the new positions"
@@ -185,6 +189,16 @@ def _warnings(hardware: HardwareSpec, model: ModelSpec, forward: BoundForward, a
     if model.diffusion is not None and not model.diffusion.cached:
         found.append(f"{model.title} keeps no exact KV cache; the cached context stands for an approximate block cache")
     return tuple(found)
+
+
+def _expanded(hardware: HardwareSpec, forward: BoundForward) -> list[tuple[str, str]]:
+    """Weight formats the chip has no pipe for, with the type they are expanded to."""
+    found = {
+        (use.operator.weight_dtype, use.operator.activation_dtype)
+        for use in forward.uses
+        if isinstance(use.operator, Gemm | FusedMoE)
+    }
+    return sorted(pair for pair in found if hardware.expands_weights(*pair))
 
 
 def _checked_memory(prediction: Prediction, strict: bool) -> Prediction:

@@ -11,7 +11,7 @@ import numpy as np
 
 from nfp_model.acceptance import PUBLISHED_TOKENS_PER_FORWARD, TokensPerForward
 from nfp_model.errors import InvalidArgumentError, require_positive_int
-from nfp_model.prediction import predict_nfp
+from nfp_model.prediction import Prediction, predict_nfp
 from nfp_model.scheduling.diffusion import DiffusionDecision, diffusion_break_even
 from nfp_model.specs.hardware import HardwareSpec
 from nfp_model.specs.model import ModelSpec
@@ -33,6 +33,8 @@ class BlockCosts:
         Whose kernels, and the files the constants stand in.
     batch_size, context_length : int
         Sequences [-], cached tokens per sequence [tokens].
+    full_canvas : bool
+        Blocks are whole canvases without a cache; ``context_length`` is that of the one position.
     tolerance : float
         Near-free latency increase [-].
     baseline_latency_s : float
@@ -51,6 +53,7 @@ class BlockCosts:
     calibration: str
     batch_size: int
     context_length: int
+    full_canvas: bool
     tolerance: float
     baseline_latency_s: float
     decision: DiffusionDecision
@@ -67,6 +70,7 @@ class BlockCosts:
             "calibration": self.calibration,
             "batch_size": self.batch_size,
             "context_length": self.context_length,
+            "full_canvas": self.full_canvas,
             "tolerance": self.tolerance,
             "baseline_latency_s": self.baseline_latency_s,
             "rows": [
@@ -99,14 +103,14 @@ def block_costs(
     *,
     tokens_per_forward: TokensPerForward | str | None = None,
     context_length: int = 4096,
+    full_canvas: bool = False,
     tolerance: float = 0.1,
     **arguments: Any,
 ) -> BlockCosts:
     """What a diffusion block costs against one position, the tokens it must commit to break even, and the best block.
 
     A block forward of q positions, bidirectional among them, takes T_block(q); decoding one token takes T(1). Block
-    diffusion breaks even at TPF = T_block(q) / T(1), tokens per forward. A full-canvas model without a cache is asked with
-    ``context_length=0``: its block is then the whole canvas, and one position the first token of an empty sequence.
+    diffusion breaks even at TPF = T_block(q) / T(1), tokens per forward.
 
     Parameters
     ----------
@@ -114,6 +118,9 @@ def block_costs(
         As for :func:`~nfp_model.predict_nfp`, without ``decode_mode``.
     blocks : sequence of int
         Strictly increasing [positions per sequence].
+    full_canvas : bool
+        Every forward computes all its positions anew, as diffusion models without a cache do: a block is then the whole
+        canvas, prompt included, and ``context_length`` holds for the one position it is compared with only.
     tokens_per_forward : TokensPerForward or str, optional
         Measured TPF; ``"published"`` takes the published points of this model, at the strictest threshold printed, with
         their scope. The best block is looked for among measured ones only.
@@ -136,7 +143,7 @@ def block_costs(
     largest = max([*blocks, *(curve.blocks if curve else ())], default=1)
     given = {"context_length": context_length, "tolerance": tolerance, "max_positions": largest, **arguments}
     one = predict_nfp(chip, spec, **given)
-    whole = predict_nfp(chip, spec, **given, decode_mode="block")
+    whole = predict_nfp(chip, spec, **(given | ({"context_length": 0} if full_canvas else {})), decode_mode="block")
     ratios = whole.latency_s(np.arange(1, largest + 1)) / one.baseline_latency_s
     decision = diffusion_break_even(ratios, blocks, curve, tolerance)
     return BlockCosts(
@@ -146,12 +153,18 @@ def block_costs(
         whole.calibration,
         whole.workload.batch_size,
         context_length,
+        full_canvas,
         tolerance,
         one.baseline_latency_s,
         decision,
         scope,
-        whole.warnings,
+        _warnings(whole, full_canvas),
     )
+
+
+def _warnings(whole: Prediction, full_canvas: bool) -> tuple[str, ...]:
+    """A full canvas uses no cache, so the caution about an approximate one would mislead."""
+    return tuple(warning for warning in whole.warnings if not (full_canvas and "keeps no exact KV cache" in warning))
 
 
 def _measured(

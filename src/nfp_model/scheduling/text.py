@@ -70,8 +70,9 @@ def _point(point: OperatingPoint, columns: tuple[str, ...]) -> tuple[str, ...]:
 def block_text(costs: BlockCosts) -> str:
     """The blocks with what they cost, what they need and what they were measured to give."""
     decision = costs.decision
+    what = "canvas without cache" if costs.full_canvas else "block"
     lines = [
-        f"{costs.model.title} on {costs.hardware.title}: cost of a block against one position,"
+        f"{costs.model.title} on {costs.hardware.title}: cost of a {what} against one position,"
         f" batch {costs.batch_size}, context {costs.context_length}, tolerance {costs.tolerance:g}",
         f"kernels {costs.backend}; constants {costs.calibration}; one position {format_si(costs.baseline_latency_s, 's')}",
         "break-even: tokens per forward (TPF) that equal decoding one token per forward, the same number as the latency ratio",

@@ -218,7 +218,9 @@ class Fit(Spec):
 
     def scatter(self, parallel: bool = False) -> float:
         """Standard deviation of log T the constants do not explain, for one rank or for MoE over several [-]."""
-        chosen = self.band_scatter_parallel if parallel and self.band_scatter_parallel is not None else self.band_scatter
+        chosen = (
+            self.band_scatter_parallel if parallel and self.band_scatter_parallel is not None else self.band_scatter
+        )
         return self.log_scatter if chosen is None else chosen
 
     def values(self) -> Constants:
@@ -258,7 +260,7 @@ class Calibration(Spec):
         candidates = [fit for fit in self.fits if fit.operator == operator]
         exact = [fit for fit in candidates if dtype in fit.dtypes]
         general = [fit for fit in candidates if not fit.dtypes]
-        return (exact or general or [None])[0]
+        return next(iter(exact or general), None)
 
 
 def load_calibration(hardware: str, backend: str) -> Calibration | None:

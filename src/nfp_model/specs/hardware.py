@@ -8,7 +8,7 @@ from typing import Self
 from pydantic import Field, model_validator
 
 from nfp_model.errors import UnsupportedError, nearest, unknown_name
-from nfp_model.quantities import ELEMENT_TYPES, element_type
+from nfp_model.quantities import ELEMENT_TYPES, ElementType, element_type
 from nfp_model.specs.base import Spec
 
 FLOP_RATES = ("float32", "tf32", "float16", "bfloat16", "fp8", "int8", "fp4")
@@ -290,7 +290,9 @@ class HardwareSpec(Spec):
     def matrix_rate_key(self, weight_dtype: str, activation_dtype: str = "bfloat16") -> str:
         """Which dense peak a GEMM with these types runs at.
 
-        Weight-only formats (int4, mxfp4) are expanded to the activations' type; nvfp4 uses the fp4 pipe.
+        A format's own pipe where the chip has it. Weight-only formats (int4, mxfp4) are expanded to the activations' type, and
+        so is any other narrow format the chip has no pipe for, if an engine runs it here with a weight-only kernel
+        (:meth:`expands_weights`): fp8 on Ampere and nvfp4 on Hopper through Marlin.
 
         Parameters
         ----------
@@ -307,14 +309,47 @@ class HardwareSpec(Spec):
         >>> from nfp_model import load_hardware
         >>> load_hardware("a100").matrix_rate_key("int4")
         'bfloat16'
+        >>> load_hardware("h100").matrix_rate_key("nvfp4"), load_hardware("b200").matrix_rate_key("nvfp4")
+        ('bfloat16', 'fp4')
         """
         weights, activations = element_type(weight_dtype), element_type(activation_dtype)
-        key = weights.matrix_rate or activations.matrix_rate
-        if key is None or key not in self.peak_flop_per_s:
-            rates = (None, *self.peak_flop_per_s)
-            able = [known.name for known in ELEMENT_TYPES.values() if known.matrix_rate in rates]
+        key = self._matrix_rate(weights, activations)
+        if key is None:
+            able = [known.name for known in ELEMENT_TYPES.values() if self._matrix_rate(known, activations)]
             raise UnsupportedError(f"{self.title} has no matrix rate for {weights.name}; it can run {', '.join(able)}")
         return key
+
+    def _matrix_rate(self, weights: ElementType, activations: ElementType) -> str | None:
+        own = weights.matrix_rate
+        if own is not None and (
+            own in self.peak_flop_per_s or not self.expands_weights(weights.name, activations.name)
+        ):
+            return own if own in self.peak_flop_per_s else None
+        return activations.matrix_rate if activations.matrix_rate in self.peak_flop_per_s else None
+
+    def expands_weights(self, weight_dtype: str, activation_dtype: str = "bfloat16") -> bool:
+        """Whether weights of a format with a matrix rate are expanded here for want of it.
+
+        True where the chip lacks the pipe, the format is narrower than the activations, and an engine's defaults name a
+        weight-only kernel for it on this architecture (vLLM: Marlin).
+
+        Examples
+        --------
+        >>> from nfp_model import load_hardware
+        >>> [load_hardware(name).expands_weights("fp8") for name in ("a100", "h100", "tpu_v5e")]
+        [True, False, False]
+        """
+        # The kernel files are read by the registry, which knows this class.
+        from nfp_model.specs.kernel_library import has_weight_only_kernel
+
+        weights, activations = element_type(weight_dtype), element_type(activation_dtype)
+        if (
+            weights.matrix_rate is None
+            or weights.matrix_rate in self.peak_flop_per_s
+            or weights.bits >= activations.bits
+        ):
+            return False
+        return has_weight_only_kernel(self.architecture, weights.name)
 
     def peak(self, weight_dtype: str, activation_dtype: str = "bfloat16") -> float:
         """Dense matrix peak for these types [FLOP/s]; see :meth:`matrix_rate_key`."""

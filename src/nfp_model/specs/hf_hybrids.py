@@ -6,7 +6,7 @@ from nfp_model.errors import SpecError, UnsupportedError
 from nfp_model.specs.hf_families import Family, num_heads, softmax_attention, state_dtype
 from nfp_model.specs.hf_layers import Draft, LayerDraft, Modules, attention_modules, ffn_modules, moe_ffn
 from nfp_model.specs.hf_reader import ConfigReader
-from nfp_model.specs.model import AttentionKind, DenseFFN, FFNKind, LinearAttention, SoftmaxAttention
+from nfp_model.specs.model import AttentionKind, DenseFFN, FFNKind, LinearAttention, MoEFFN, SoftmaxAttention
 
 _BLOCK_LETTERS = {"M": "mamba", "*": "attention", "-": "mlp", "E": "moe"}
 
@@ -19,8 +19,8 @@ def draft_nemotron_h(cfg: ConfigReader, family: Family, hidden: int) -> Draft:
         table["mamba"] = _mamba(cfg)
     if "attention" in kinds:
         table["attention"] = softmax_attention(cfg, family, hidden)
-    ffn, notes = _feed_forwards(cfg, family, hidden, kinds)
-    feeds = {"mlp": ("dense",), "moe": tuple(name for name in ffn if name != "dense")}
+    ffn = _feed_forwards(cfg, family, hidden, kinds)
+    feeds = {"mlp": ("dense",), "moe": ("moe",)}
     layers: list[LayerDraft] = []
     for i, kind in enumerate(kinds):
         if kind in table:
@@ -33,12 +33,12 @@ def draft_nemotron_h(cfg: ConfigReader, family: Family, hidden: int) -> Draft:
         last = layers.pop()
         modules: Modules = {}
         for name in feeds[kind]:
-            modules |= _feed_modules(f"layers.{i}", name, ffn[name], family)
+            modules |= _feed_modules(f"layers.{i}", ffn[name], family)
         layers.append(LayerDraft(last.attention, last.ffn + feeds[kind], last.modules | modules))
     # Two norms are counted for every layer; a mixer without a feed-forward has one.
     uncounted = len(kinds) - 2 * len(layers)
     extra = kinds.count("mamba") * _mamba_extras(cfg, table) + uncounted * hidden
-    notes += (f"{len(kinds)} blocks of one part each are stated as {len(layers)} layers",)
+    notes = (f"{len(kinds)} blocks of one part each are stated as {len(layers)} layers",)
     return Draft(table, ffn, tuple(layers), 2, extra, notes)
 
 
@@ -90,40 +90,26 @@ def _mamba_extras(cfg: ConfigReader, table: dict[str, AttentionKind]) -> int:
     return bias + 3 * (2 * mamba.value_heads) + inner - (2 * mamba.value_heads + mamba.value_head_dim)
 
 
-def _feed_forwards(
-    cfg: ConfigReader, family: Family, hidden: int, kinds: list[str]
-) -> tuple[dict[str, FFNKind], tuple[str, ...]]:
-    """Plain two-matrix blocks; experts in a latent width are stated in the model's, with the same weights and FLOPs."""
+def _feed_forwards(cfg: ConfigReader, family: Family, hidden: int, kinds: list[str]) -> dict[str, FFNKind]:
+    """Plain two-matrix blocks, and experts that may work in a latent width."""
     ffn: dict[str, FFNKind] = {}
-    notes: tuple[str, ...] = ()
     cfg.get("intermediate_size")
     latent = cfg.integer("moe_latent_size")
     if "mlp" in kinds:
         width = cfg.need("feed-forward width", "intermediate_size")
         ffn["dense"] = DenseFFN(intermediate_size=width, gated=False, bias=cfg.flag("mlp_bias"))
     if "moe" in kinds:
-        moe = moe_ffn(cfg, family, hidden).model_copy(update={"gated": False})
-        if latent:
-            width, rest = divmod(moe.intermediate_size * latent, hidden)
-            if rest:
-                raise UnsupportedError(
-                    f"{cfg.origin}: experts of latent width {latent} cannot be stated in hidden size {hidden}"
-                )
-            notes = (
-                f"experts are {moe.intermediate_size} wide in a latent space of {latent}; "
-                f"stated as {width} wide in {hidden}, with equal weights and FLOPs but another GEMM shape",
-            )
-            moe = moe.model_copy(update={"intermediate_size": width})
-            ffn["latent_projections"] = DenseFFN(intermediate_size=latent, gated=False)
-        ffn["moe"] = moe
+        update = {"gated": False, "expert_hidden_size": latent or None}
+        ffn["moe"] = moe_ffn(cfg, family, hidden).model_copy(update=update)
     cfg.flag("mlp_bias")
-    return ffn, notes
+    return ffn
 
 
-def _feed_modules(layer: str, name: str, ffn: FFNKind, family: Family) -> Modules:
-    if name == "latent_projections":
-        return {"dense_ffn": tuple((f"{layer}.mixer.{part}", 1) for part in ("fc1_latent_proj", "fc2_latent_proj"))}
-    return ffn_modules(layer, ffn, family)
+def _feed_modules(layer: str, ffn: FFNKind, family: Family) -> Modules:
+    modules = ffn_modules(layer, ffn, family)
+    if isinstance(ffn, MoEFFN) and ffn.expert_hidden_size:
+        modules["dense_ffn"] = tuple((f"{layer}.mixer.{part}", 1) for part in ("fc1_latent_proj", "fc2_latent_proj"))
+    return modules
 
 
 def draft_blocks(cfg: ConfigReader, family: Family, hidden: int) -> Draft:

@@ -172,7 +172,7 @@ def _dense_ffn(cfg: ConfigReader) -> DenseFFN:
 
 
 def attention_modules(layer: str, attention: AttentionKind, hidden: int, path: str = "") -> Modules:
-    """Projections of one attention layer, by their usual names."""
+    """Projections of one attention layer by their usual names, the output projection apart."""
     sizes: dict[str, int]
     if isinstance(attention, SoftmaxAttention):
         path = path or "self_attn"
@@ -205,7 +205,11 @@ def attention_modules(layer: str, attention: AttentionKind, hidden: int, path: s
         }
         if path == "mixer":
             sizes = {"in_proj": sizes["in_proj_qkv"] + sizes["in_proj_z"], "out_proj": sizes["out_proj"]}
-    return {"attention": tuple((f"{layer}.{path}.{name}", size) for name, size in sizes.items())}
+    output = list(sizes)[-1]
+    return {
+        "attention": tuple((f"{layer}.{path}.{name}", size) for name, size in sizes.items() if name != output),
+        "attention_output": ((f"{layer}.{path}.{output}", sizes[output]),),
+    }
 
 
 def ffn_modules(layer: str, ffn: FFNKind, family: Family) -> Modules:

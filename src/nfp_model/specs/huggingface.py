@@ -236,6 +236,9 @@ def _storage(draft: Draft, scheme: Quantization, base: str) -> tuple[dict[str, s
                     f"{group} weights have several formats; all are counted as {formats[group]}, held by {share:.0%}"
                 ] += 1
         per_layer.append(formats)
+    if all(formats["attention_output"] == formats["attention"] for formats in per_layer):
+        for formats in per_layer:
+            del formats["attention_output"]
     usual: dict[str, str] = {}
     for group in dict.fromkeys(group for formats in per_layer for group in formats):
         usual[group] = Counter(formats[group] for formats in per_layer if group in formats).most_common(1)[0][0]
@@ -248,7 +251,9 @@ def _storage(draft: Draft, scheme: Quantization, base: str) -> tuple[dict[str, s
         for (attention, ffn, own), count in counted.items()
     ]
     notes = [f"{text} ({count} layers)" for text, count in mixed.items()]
-    return {group: dtype for group, dtype in usual.items() if dtype != base}, groups, notes
+    # The output projection falls back to the rest of attention, so that a difference is always stated.
+    stated = {group: dtype for group, dtype in usual.items() if dtype != base or group == "attention_output"}
+    return stated, groups, notes
 
 
 def _left_out(cfg: ConfigReader) -> list[str]:

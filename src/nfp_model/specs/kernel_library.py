@@ -7,6 +7,7 @@ default, and the CUDA-graph sizes it captures.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -21,6 +22,9 @@ from nfp_model.specs.moe_kernel import MoEKernel
 from nfp_model.specs.registry import load_spec, spec_names
 
 ENGINE_PREFIX = "engine_"
+
+WEIGHT_ONLY = ("marlin_", "machete_")
+"""Libraries whose kernels expand weights to the activations' type, whatever the storage format."""
 
 OperatorKind = Literal["gemm", "moe", "attention", "mla"]
 
@@ -281,6 +285,22 @@ def load_kernel(key: str) -> Kernel:
     return load_library(library).kernel(kernel)
 
 
+@cache
+def has_weight_only_kernel(architecture: str, weight_dtype: str) -> bool:
+    """Whether an engine's defaults run this storage format with a kernel that expands weights, on this architecture.
+
+    Examples
+    --------
+    >>> has_weight_only_kernel("sm90", "nvfp4"), has_weight_only_kernel("cdna3", "nvfp4")
+    (True, False)
+    """
+    rows = (row for engine in engine_names() for row in load_engine(engine).rows)
+    return any(
+        architecture in row.architectures and weight_dtype in row.weight_dtypes and row.kernel.startswith(WEIGHT_ONLY)
+        for row in rows
+    )
+
+
 def all_libraries() -> Iterable[KernelLibrary]:
     """Every kernel library there is, in the order of names."""
     return (load_library(name) for name in library_names())
@@ -288,5 +308,5 @@ def all_libraries() -> Iterable[KernelLibrary]:
 
 __all__ = [
     "CaptureSizes", "DefaultRow", "EngineDefaults", "Kernel", "KernelLibrary", "LargestSize", "OperatorKind", "SizeRange",
-    "all_libraries", "engine_names", "library_names", "load_engine", "load_kernel", "load_library",
+    "all_libraries", "engine_names", "has_weight_only_kernel", "library_names", "load_engine", "load_kernel", "load_library",
 ]  # fmt: skip

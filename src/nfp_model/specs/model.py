@@ -9,8 +9,11 @@ from pydantic import Field, model_validator
 from nfp_model.quantities import ELEMENT_TYPES
 from nfp_model.specs.base import Spec
 
-WEIGHT_GROUPS = ("attention", "dense_ffn", "experts", "shared_experts", "router", "head", "embedding")
-"""Weight groups that may be stored in a data type of their own."""
+WEIGHT_GROUPS = (
+    "attention", "dense_ffn", "experts", "shared_experts", "router", "head", "embedding", "attention_output"
+)  # fmt: skip
+"""Weight groups that may be stored in a data type of their own; the output projection as the rest of attention if not named,
+the projections around latent experts as the dense FFN."""
 
 
 class SoftmaxAttention(Spec):
@@ -228,6 +231,9 @@ class MoEFFN(Spec):
         Width of one routed expert [elements].
     shared_intermediate_size : int
         Total width of the shared experts [elements]; 0 for none.
+    expert_hidden_size : int or None
+        Width the routed experts read and write where a projection down to it and one back up stand around them (latent MoE of
+        Nemotron 3 Super and Ultra) [elements]; None for the model's own. Router and shared experts keep the model's.
     gated, shared_gate, expert_bias, router_bias : bool
         Three matrices per expert; a scalar gate on the shared expert; biases inside experts; a bias or correction
         term per expert on the router.
@@ -240,6 +246,7 @@ class MoEFFN(Spec):
     top_k: int = Field(gt=0)
     intermediate_size: int = Field(gt=0)
     shared_intermediate_size: int = Field(default=0, ge=0)
+    expert_hidden_size: int | None = Field(default=None, gt=0)
     gated: bool = True
     shared_gate: bool = False
     expert_bias: bool = False
@@ -258,19 +265,20 @@ class MoEFFN(Spec):
     def expert_parameters(self, hidden: int) -> int:
         """Weights of one routed expert, biases included [parameters]."""
         expert = DenseFFN(intermediate_size=self.intermediate_size, gated=self.gated, bias=self.expert_bias)
-        return expert.parameters(hidden)
+        return expert.parameters(self.expert_hidden_size or hidden)
 
     def _unrouted_parameters(self, hidden: int) -> int:
         matrices = 3 if self.gated else 2
         total = hidden * self.num_experts + (self.num_experts if self.router_bias else 0)
+        total += 2 * hidden * (self.expert_hidden_size or 0)
         return total + matrices * hidden * self.shared_intermediate_size + (hidden if self.shared_gate else 0)
 
     def parameters(self, hidden: int) -> int:
-        """Router, shared experts and every routed expert [parameters]."""
+        """Router, shared experts, latent projections and every routed expert [parameters]."""
         return self._unrouted_parameters(hidden) + self.num_experts * self.expert_parameters(hidden)
 
     def active_parameters(self, hidden: int) -> int:
-        """Router, shared experts and the top-k experts one token visits [parameters]."""
+        """Router, shared experts, latent projections and the top-k experts one token visits [parameters]."""
         return self._unrouted_parameters(hidden) + self.top_k * self.expert_parameters(hidden)
 
 
@@ -476,4 +484,7 @@ class ModelSpec(Spec):
     def dtype_of(self, weight_group: str, group: LayerGroup | None = None) -> str:
         """Storage format of a weight group, in one layer group where it differs."""
         own = group.dtypes if group is not None else {}
-        return own.get(weight_group) or self.dtypes.get(weight_group) or self.dtype
+        named = own.get(weight_group) or self.dtypes.get(weight_group)
+        if named is None and weight_group == "attention_output":
+            return self.dtype_of("attention", group)
+        return named or self.dtype

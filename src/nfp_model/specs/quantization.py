@@ -17,7 +17,7 @@ from nfp_model.errors import NfpModelError, SpecError, UnsupportedError
 
 ALGORITHMS = {
     "FP8": "fp8", "FP8_PER_CHANNEL_PER_TOKEN": "fp8", "FP8_PB_WO": "fp8_block", "FP8_BLOCK": "fp8_block",
-    "NVFP4": "nvfp4", "NVFP4_AWQ": "nvfp4", "W4A16_NVFP4": "nvfp4", "MXFP4": "mxfp4", "W4A16_MXFP4": "mxfp4",
+    "NVFP4": "nvfp4", "NVFP4_AWQ": "nvfp4", "W4A16_NVFP4": "nvfp4_w4a16", "MXFP4": "mxfp4", "W4A16_MXFP4": "mxfp4",
     "W4A16_AWQ": "int4", "W4A16": "int4", "INT4_AWQ": "int4", "W4A8_AWQ": "int4", "W8A16": "int8",
     "W8A8_SQ_PER_CHANNEL": "int8", "INT8": "int8",
 }  # fmt: skip
@@ -28,7 +28,8 @@ KEPT_UNLESS_NAMED = frozenset({"router", "head", "embedding"})
 
 _IN_FEED_FORWARD = frozenset({"dense_ffn", "experts", "shared_experts"})
 _PREFIX = re.compile(r"^(?:(?:model|language_model|backbone)\.)+")
-_INT4_GROUP = 128
+INT4_GROUPS: dict[int | None, str] = {128: "int4", 64: "int4_g64", 32: "int4_g32"}
+"""Weights per scale -> storage format of 4-bit integers."""
 
 
 @dataclass(frozen=True)
@@ -193,7 +194,7 @@ def _names(config: Mapping[str, Any], *keys: str) -> tuple[str, ...]:
 
 def _integer_scheme(config: Mapping[str, Any], excluded: tuple[str, ...], origin: str) -> Quantization:
     bits, group_size = config.get("bits", config.get("w_bit")), config.get("group_size", config.get("q_group_size"))
-    dtype = _weights_dtype({"num_bits": bits, "type": "int"}, "", origin)
+    dtype = _weights_dtype({"num_bits": bits, "type": "int", "group_size": group_size}, "", origin)
     named = {"lm_head": dtype} if config.get("lm_head") else {}
     return Quantization(default=dtype, named=named, excluded=excluded, notes=_group_note(dtype, group_size))
 
@@ -229,13 +230,9 @@ def _algorithm_scheme(config: Mapping[str, Any], excluded: tuple[str, ...], orig
             raise UnsupportedError(f"{origin}: quant_algo {algorithm} has no storage format here; known: {known}")
     if mixed and not layers:
         raise UnsupportedError(f"{origin}: quant_algo MIXED_PRECISION without quantized_layers")
-    notes: tuple[str, ...] = ()
-    weight_only = sorted({a for a in algorithms.values() if a.startswith("W4A16_NVFP4")})
-    if weight_only:
-        notes = (f"{weight_only[0]} is stored as nvfp4; its math in 16 bits is not told apart from nvfp4 math",)
     named = {name: ALGORITHMS[algorithm] for name, algorithm in algorithms.items()}
     default = None if mixed else ALGORITHMS[overall]
-    return Quantization(default=default, named=named, excluded=excluded, notes=notes)
+    return Quantization(default=default, named=named, excluded=excluded)
 
 
 def _weights_dtype(weights: Mapping[str, Any], layout: str, origin: str) -> str:
@@ -246,17 +243,21 @@ def _weights_dtype(weights: Mapping[str, Any], layout: str, origin: str) -> str:
         return "fp8_block" if weights.get("strategy") == "block" else "fp8"
     if (bits, kind) == (4, "float"):
         return "mxfp4" if weights.get("group_size") == 32 else "nvfp4"
-    if kind == "int" and bits in (4, 8):
-        return f"int{bits}"
+    if (bits, kind) == (4, "int"):
+        return INT4_GROUPS.get(weights.get("group_size"), "int4")
+    if (bits, kind) == (8, "int"):
+        return "int8"
     raise UnsupportedError(
         f"{origin}: {bits}-bit {kind} weights have no storage format here; known: 8 or 4 bits, int or float"
     )
 
 
 def _group_note(dtype: str, group_size: int | None) -> tuple[str, ...]:
-    """Where scales are denser than the format's, say by how much the bytes are short."""
-    if dtype != "int4" or group_size in (None, -1, _INT4_GROUP):
+    """Where no format has scales of this density, say how far the bytes are off."""
+    if dtype != "int4" or group_size is None or group_size in INT4_GROUPS:
         return ()
+    if group_size == -1:
+        return ("int4 with one scale a channel takes 4 bits a weight; the int4 format counts 4.125",)
     actual = 4 + 16 / int(group_size)
     return (f"int4 in groups of {group_size} takes {actual:g} bits a weight; the int4 format counts 4.125",)
 

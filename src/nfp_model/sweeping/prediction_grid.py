@@ -8,7 +8,7 @@ import json
 import math
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Executor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -53,10 +53,13 @@ class SweepResult:
         One per point: the axes' values, then ``nfp`` [positions], ``censored``, ``first_exit`` [positions],
         ``saturated_nfp`` [positions], ``idle_compute_nfp`` [positions], ``over_prediction`` [-], ``baseline_latency_s``
         [s], ``backend``, ``binding``, ``fits_memory``, and ``refused``: why a point has no prediction, None where it has.
+    fixed : dict
+        What every point shares: hardware, model and the arguments given, by name.
     """
 
     axes: dict[str, tuple[Any, ...]]
     records: tuple[dict[str, Any], ...]
+    fixed: dict[str, Any] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.records)
@@ -169,7 +172,8 @@ def sweep(
     grid = _Grid.of(hardware, model, axes_and_arguments)
     chunks = _chunks(grid, executor, progress, CHUNK_POINTS)
     records = tuple(itertools.chain.from_iterable(chunks))
-    return SweepResult({name: tuple(map(_shown, values)) for name, values in grid.axes.items()}, records)
+    axes = {name: tuple(map(_shown, values)) for name, values in grid.axes.items()}
+    return SweepResult(axes, records, {name: _shown(value) for name, value in grid.fixed.items()})
 
 
 def iter_sweep(
@@ -242,8 +246,10 @@ class _Grid:
         """What no point could use is refused before the first is computed."""
         for backend in self._values("backend"):
             check_backend(backend)
-        specs = {"hardware": [load_hardware(v) for v in self._values("hardware")],
-                 "model": [load_model(v) for v in self._values("model")]}  # fmt: skip
+        specs: dict[str, list[HardwareSpec] | list[ModelSpec]] = {
+            "hardware": [load_hardware(value) for value in self._values("hardware")],
+            "model": [load_model(value) for value in self._values("model")],
+        }
         for name in (*self.axes, *self.fixed):
             kind, _, path = name.partition(".")
             if path:

@@ -16,6 +16,7 @@ from nfp_model.uncertainty import Z80
 from nfp_model.validation.fit_files import write_calibration
 from nfp_model.validation.fit_points import FitPoints, collect
 from nfp_model.validation.fit_tables import (
+    FIT_TOKENS,
     LOADERS,
     MAX_TOKENS,
     FitTable,
@@ -24,7 +25,8 @@ from nfp_model.validation.fit_tables import (
     silicon_tables,
     without_l2,
 )
-from nfp_model.validation.fitting import band_deviation, fit_constants, rounded_covariance, significant
+from nfp_model.validation.fit_unknowns import significant
+from nfp_model.validation.fitting import band_deviation, fit_constants, rounded_covariance
 from nfp_model.validation.records import Curve
 from nfp_model.validation.shapes import MoEShape
 from nfp_model.validation.statistics import boundary_error, coverage, curve_mape, median_and_p90
@@ -218,7 +220,7 @@ def _refuse_thin(table: FitTable) -> None:
 
 def fitted_range(points: FitPoints) -> FitPoints:
     """The points within the tokens a fit is made on."""
-    most = MAX_TOKENS.get(points.operator)
+    most = FIT_TOKENS.get(points.operator)
     return points if most is None else points.where(points.tokens <= most)
 
 

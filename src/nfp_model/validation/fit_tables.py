@@ -17,10 +17,10 @@ from nfp_model.specs.calibration import OperatorKind
 from nfp_model.specs.registry import load_hardware
 from nfp_model.validation.datasets import CurveSet, Source, curves_of
 from nfp_model.validation.fit_points import CALIBRATED_AS, MEASURED_AS
+from nfp_model.validation.recorded import read_timings
 from nfp_model.validation.records import Curve
 from nfp_model.validation.shapes import MoEShape
 from nfp_model.validation.silicon import load_attention, load_collective, load_gemm, load_mla, load_moe
-from nfp_model.validation.user_data import read_records
 
 LOADERS: dict[OperatorKind, Callable[[str, str], CurveSet]] = {
     "gemm": load_gemm,
@@ -31,7 +31,10 @@ LOADERS: dict[OperatorKind, Callable[[str, str], CurveSet]] = {
 }
 
 MAX_TOKENS: dict[OperatorKind, int] = {"gemm": 1024, "moe": 1024}
-"""Rows a fit and its error are judged up to; boundaries are judged on the whole curve [rows]."""
+"""Rows up to which an error is judged; boundaries are judged on the whole curve [rows]."""
+
+FIT_TOKENS: dict[OperatorKind, int] = {"gemm": 1024, "moe": 4096}
+"""Rows a fit sees: MoE layers of many experts leave their plateau late [rows]."""
 
 SAMPLE = {"fit": 200, "test": 300}
 """Curves of one setting used at most; the first by the hash of their shape, so that the sample is fixed."""
@@ -112,7 +115,7 @@ def recorded_tables(path: Path, hardware: str, backend: str, operator: str | Non
         When the file has no timings of that GPU and backend a fit can use.
     """
     key = load_hardware(hardware).name
-    every = curves_of(read_records(path))
+    every = curves_of(read_timings(path))
     curves = [
         c for c in every if load_hardware(c.gpu).name == key and c.backend == backend and c.operator in CALIBRATED_AS
     ]
@@ -188,6 +191,6 @@ def without_l2(curve: Curve) -> Curve | None:
 
 
 __all__ = [
-    "LOADERS", "MAX_TOKENS", "MEASURED_AS", "FitTable", "UnsupportedError", "curve_dtype", "recorded_tables", "sampled",
+    "FIT_TOKENS", "LOADERS", "MAX_TOKENS", "MEASURED_AS", "FitTable", "UnsupportedError", "curve_dtype", "recorded_tables", "sampled",
     "setting", "silicon_tables", "without_l2",
 ]  # fmt: skip

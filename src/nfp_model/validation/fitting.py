@@ -8,27 +8,22 @@ constant the data say nothing about stays there with its prior uncertainty.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
 from nfp_model.cost.compiled import FloatArray
-from nfp_model.errors import InvalidArgumentError
-from nfp_model.specs.calibration import Fit, OperatorKind
+from nfp_model.specs.calibration import Fit
 from nfp_model.uncertainty import Z80
-from nfp_model.validation.fit_points import FitPoints, collect, weights
+from nfp_model.validation.fit_points import FitPoints, weights
+from nfp_model.validation.fit_refusal import POINTS_PER_CONSTANT, refuse_unfit
+from nfp_model.validation.fit_unknowns import UNKNOWNS, constants_at, exact_constants, significant, start_of
 
 SOFT = 0.05
 """Log residual beyond which the loss grows linearly instead of quadratically [-]."""
 
 PRIOR_SPREAD = 1.0
 """Prior standard deviation of the logarithm of a constant: a factor of e either way [-]."""
-
-POINTS_PER_CONSTANT = 3
-"""Fewest points per fitted constant [-]."""
-
-KNEE: dict[OperatorKind, float] = {"attention": 2.0, "latent_attention": 2.0}
-"""Other work over the memory stream from which a point tells about the other work; 0.5 where nothing is said [-]."""
 
 NEAR_BEST = 1.6
 """Menu entries slower than this times the cheapest are left out of the search once the constants are roughly known [-]."""
@@ -41,58 +36,6 @@ PARALLEL = "parallel"
 
 FOLDS = 5
 """Parts the shapes are left out in, in turn, to size the band [-]."""
-
-
-@dataclass(frozen=True)
-class Unknown:
-    """A constant to fit, where the search starts and its bounds, in the constant's own unit."""
-
-    name: str
-    start: float
-    low: float
-    high: float
-
-
-_MEMORY = Unknown("memory_efficiency", 0.85, 0.3, 1.05)
-_OVERLAP = Unknown("overlap_exponent", 3.0, 1.05, 12.0)
-_DECODE_ATTENTION = (
-    Unknown("fixed_time_s", 10e-6, 0.5e-6, 60e-6),
-    _MEMORY,
-    _OVERLAP,
-    Unknown("sequence_time_s", 0.01e-6, 1e-10, 1e-6),
-    Unknown("step_share", 0.5, 0.05, 5.0),
-    Unknown("cta_time_s", 2e-6, 0.05e-6, 20e-6),
-    Unknown("split_time_s", 0.5e-6, 0.02e-6, 10e-6),
-)
-
-UNKNOWNS: dict[OperatorKind, tuple[Unknown, ...]] = {
-    "gemm": (
-        Unknown("fixed_time_s", 3e-6, 0.3e-6, 30e-6),
-        _MEMORY,
-        Unknown("matrix_efficiency", 0.8, 0.1, 1.0),
-        _OVERLAP,
-        Unknown("chain_time_s", 1.5e-9, 0.02e-9, 30e-9),
-        Unknown("split_time_s", 1.5e-6, 0.05e-6, 15e-6),
-    ),
-    "moe": (
-        Unknown("fixed_time_s", 25e-6, 1e-6, 200e-6),
-        _MEMORY,
-        Unknown("matrix_efficiency", 0.5, 0.05, 1.0),
-        _OVERLAP,
-        Unknown("reread_share", 0.15, 0.005, 1.0),
-        Unknown("activation_efficiency", 0.5, 0.02, 15.0),
-    ),
-    "attention": _DECODE_ATTENTION,
-    "latent_attention": _DECODE_ATTENTION,
-    "collective": (Unknown("fixed_time_s", 9.5e-6, 0.5e-6, 200e-6), Unknown("memory_efficiency", 0.8, 0.05, 1.5)),
-}
-"""What a fit moves, by operator: at most six numbers, seven for attention."""
-
-HELD: dict[str, dict[str, float]] = {
-    "attention": {"matrix_efficiency": 0.6},
-    "latent_attention": {"matrix_efficiency": 0.6},
-}
-"""Constants held where the data do not reach them."""
 
 
 @dataclass(frozen=True)
@@ -123,17 +66,6 @@ class ConstantsFit:
     band_scatter_parallel: float | None
 
 
-def significant(value: float, digits: int = 3) -> float:
-    """A number with so many significant digits, as calibration files print it.
-
-    Examples
-    --------
-    >>> significant(0.123456), significant(2.99999e-06)
-    (0.123, 3e-06)
-    """
-    return float(f"{value:.{digits - 1}e}")
-
-
 def fit_constants(points: FitPoints, groups: Sequence[str] | None = None) -> ConstantsFit:
     """Constants of one equation from measured points.
 
@@ -154,7 +86,7 @@ def fit_constants(points: FitPoints, groups: Sequence[str] | None = None) -> Con
     weight = weights(points, groups)
     near = _near(points, solve(_thinned(points), None, start_of(points.operator)))
     found = solve(near, weight, start_of(points.operator))
-    constants = _constants(points.operator, found)
+    constants = constants_at(points.operator, found)
     residual = np.log(points.seconds / points.predicted(constants))
     log_scatter = float(np.sqrt(np.average(residual**2, weights=weight)))
     covariance = _covariance(near, weight, found, residual)
@@ -170,68 +102,13 @@ def fit_constants(points: FitPoints, groups: Sequence[str] | None = None) -> Con
     return ConstantsFit(constants, names, covariance, significant(log_scatter), band, own)
 
 
-def refuse_unfit(points: FitPoints) -> None:
-    """Refuse points that cannot determine the constants; see :func:`fit_constants`."""
-    unknowns = UNKNOWNS[points.operator]
-    needed = POINTS_PER_CONSTANT * len(unknowns)
-    prior = _constants(points.operator, start_of(points.operator))
-    knee = KNEE.get(points.operator, 0.5)
-    beyond = points.sides(prior) > knee if len(points) else np.zeros(0, dtype=bool)
-    if len(points) < needed:
-        raise InvalidArgumentError(
-            f"{len(points)} points are too few to fit {len(unknowns)} constants of {points.operator}, at least {needed} are"
-            f" needed; {advice(points, None)}"
-        )
-    if min(int(beyond.sum()), int((~beyond).sum())) < POINTS_PER_CONSTANT:
-        side = "above" if beyond.sum() > (~beyond).sum() else "below"
-        raise InvalidArgumentError(
-            f"all but a few of the {len(points)} points lie {side} the knee, where memory and other work take equal time;"
-            f" {advice(points, side == 'below')}"
-        )
-
-
-def advice(points: FitPoints, above: bool | None) -> str:
-    """Which tokens to measure next: nearest the predicted knee of the first shape, above it, below it, or both (None)."""
-    if not points.curves:
-        return "measure some shapes at 1 to 1024 tokens"
-    candidates = 2 ** np.arange(15, dtype=np.int64)
-    curve = points.curves[0]
-    probe = replace(
-        curve, tokens=candidates, seconds=np.ones(candidates.size), kernel_index=None, spread=None, beyond_l2=None
-    )
-    grid = collect([probe], curve.backend if curve.backend in ("vllm", "sglang", "trtllm", "torch") else "uncalibrated")
-    prior = _constants(points.operator, start_of(points.operator))
-    beyond = grid.sides(prior) > KNEE.get(points.operator, 0.5)
-    knee = int(np.argmax(beyond)) if beyond.any() else candidates.size
-    wanted = slice(knee, knee + 3) if above else slice(max(0, knee - 3), max(3, knee))
-    if above is None:
-        wanted = slice(max(0, knee - 2), knee + 2)
-    some = ", ".join(str(count) for count in candidates[wanted].tolist()) or "more than 16384"
-    return f"measure next {some} {curve.axis} of {curve.split_key.replace('|', ' ')}"
-
-
-def start_of(operator: OperatorKind) -> FloatArray:
-    """Logarithms of the constants a search starts from."""
-    return np.log([unknown.start for unknown in UNKNOWNS[operator]])
-
-
-def _constants(operator: OperatorKind, logs: FloatArray) -> dict[str, float]:
-    named = {unknown.name: significant(float(np.exp(x))) for unknown, x in zip(UNKNOWNS[operator], logs, strict=True)}
-    return {**named, **HELD.get(operator, {})}
-
-
-def _exact(operator: OperatorKind, logs: FloatArray) -> dict[str, float]:
-    named = {unknown.name: float(np.exp(x)) for unknown, x in zip(UNKNOWNS[operator], logs, strict=True)}
-    return {**named, **HELD.get(operator, {})}
-
-
 def _thinned(points: FitPoints) -> FitPoints:
     """A third of the curves of a menu kernel, enough to tell which tiles matter."""
     return points.where(points.curve % 3 == 0) if np.unique(points.curve).size > 30 else points
 
 
 def _near(points: FitPoints, logs: FloatArray) -> FitPoints:
-    return points.near_best(_exact(points.operator, logs), NEAR_BEST)
+    return points.near_best(exact_constants(points.operator, logs), NEAR_BEST)
 
 
 def solve(points: FitPoints, given: FloatArray | None, start: FloatArray, evaluations: int = 60) -> FloatArray:
@@ -244,7 +121,7 @@ def solve(points: FitPoints, given: FloatArray | None, start: FloatArray, evalua
     root, measured = np.sqrt(weight), np.log(points.seconds)
 
     def residuals(logs: FloatArray) -> FloatArray:
-        errors = root * (np.log(points.predicted(_exact(points.operator, logs))) - measured)
+        errors = root * (np.log(points.predicted(exact_constants(points.operator, logs))) - measured)
         return np.concatenate([errors, SOFT / PRIOR_SPREAD * (logs - centre)])
 
     solution = least_squares(
@@ -282,13 +159,13 @@ def band_deviation(points: FitPoints, fit: Fit) -> FloatArray:
     if fit.covariance:
         gradient = _gradient(points, fit.constants, fit.fitted)
         variance += np.einsum("ip,ij,jp->p", gradient, np.array(fit.covariance), gradient)
-    return np.sqrt(variance)
+    return np.asarray(np.sqrt(variance))
 
 
 def _covariance(points: FitPoints, weight: FloatArray, logs: FloatArray, residual: FloatArray) -> FloatArray:
     """Sandwich estimate, clustered by curve: H^-1 (sum over curves of g g') H^-1 with the soft-L1 loss's curvature [-]."""
     names = [unknown.name for unknown in UNKNOWNS[points.operator]]
-    jacobian = _gradient(points, _exact(points.operator, logs), names)
+    jacobian = _gradient(points, exact_constants(points.operator, logs), names)
     softened = weight / np.sqrt(1.0 + weight * (residual / SOFT) ** 2)
     pull = (SOFT / PRIOR_SPREAD) ** 2
     bread = (jacobian * softened) @ jacobian.T + np.eye(logs.size) * pull
@@ -315,13 +192,13 @@ def _left_out(points: FitPoints, groups: Sequence[str] | None, found: FloatArray
 
 def residuals_at(points: FitPoints, logs: FloatArray) -> FloatArray:
     """log(measured / predicted) of every point at these logarithms of the constants [-]."""
-    return np.asarray(np.log(points.seconds / points.predicted(_exact(points.operator, logs))))
+    return np.asarray(np.log(points.seconds / points.predicted(exact_constants(points.operator, logs))))
 
 
 def needed_variance(points: FitPoints, missed: FloatArray, found: FloatArray, covariance: FloatArray) -> FloatArray:
     """Residual variance from which each point lies inside the 80 % band: (missed / z)^2 less the covariance's part [-]."""
     names = [unknown.name for unknown in UNKNOWNS[points.operator]]
-    gradient = _gradient(points, _exact(points.operator, found), names)
+    gradient = _gradient(points, exact_constants(points.operator, found), names)
     return np.asarray((missed / Z80) ** 2 - np.einsum("ip,ij,jp->p", gradient, covariance, gradient))
 
 
@@ -340,6 +217,6 @@ def rounded_covariance(covariance: FloatArray) -> tuple[tuple[float, ...], ...]:
 
 
 __all__ = [
-    "HELD", "UNKNOWNS", "ConstantsFit", "Unknown", "advice", "band_deviation", "fit_constants", "needed_variance",
-    "percentile_scatter", "refuse_unfit", "residuals_at", "rounded_covariance", "significant", "solve", "start_of",
+    "ConstantsFit", "band_deviation", "fit_constants", "needed_variance", "percentile_scatter", "residuals_at",
+    "rounded_covariance", "solve",
 ]  # fmt: skip

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from nfp_model.validation.score_records import REPEAT, BoundaryScore, RowScore
 
@@ -48,14 +48,13 @@ class Goal:
     constants: str = "fitted"
 
     def covers(self, row: RowScore) -> bool:
-        """Whether a row is one the goal is about, kernels the rule does not describe included."""
+        """Whether a row is one the goal is about, whatever its constants and kernel."""
         key = row.key
         pairs = (
             (self.operators, key.operator), (self.gpus, key.gpu), (self.backends, key.backend), (self.dtypes, key.dtype),
             (self.settings, key.setting),
         )  # fmt: skip
-        constants = key.constants == self.constants or not row.predictors
-        return constants and all(not allowed or value in allowed for allowed, value in pairs)
+        return all(not allowed or value in allowed for allowed, value in pairs)
 
 
 def _gemm(title: str, mape: float, median: float, p90: float, gpus: tuple[str, ...], constants: str = "fitted") -> Goal:
@@ -186,12 +185,21 @@ def _within(score: BoundaryScore | None, median: float, p90: float) -> bool:
 
 
 def judged(rows: Iterable[RowScore]) -> tuple[GoalResult, ...]:
-    """Every goal with its rows; a row belongs to the first goal that covers it."""
+    """Every goal with its rows; a row belongs to the first goal that covers it.
+
+    Where no calibration has constants for a row, the uncalibrated ones, which are what a user then gets, are held to the goal.
+    """
+    every = tuple(rows)
+    fitted = {row.key for row in every if row.key.constants == "fitted"}
     taken: dict[int, list[RowScore]] = {}
-    for row in rows:
-        place = next((number for number, goal in enumerate(GOALS) if goal.covers(row)), None)
-        if place is not None:
-            taken.setdefault(place, []).append(row)
+    for row in every:
+        kinds = {row.key.constants}
+        if row.key.constants == "uncalibrated" and replace(row.key, constants="fitted") not in fitted:
+            kinds.add("fitted")
+        for kind in kinds:
+            place = next((n for n, goal in enumerate(GOALS) if goal.constants == kind and goal.covers(row)), None)
+            if place is not None:
+                taken.setdefault(place, []).append(row)
     results = []
     for number, goal in enumerate(GOALS):
         mine = taken.get(number, [])

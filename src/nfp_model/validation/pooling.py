@@ -16,16 +16,14 @@ from nfp_model.validation.calibrating import fitted_range, score_curves
 from nfp_model.validation.fit_files import write_calibration
 from nfp_model.validation.fit_points import FitPoints, collect, weights
 from nfp_model.validation.fit_tables import sampled, setting, silicon_tables
+from nfp_model.validation.fit_unknowns import UNKNOWNS, significant, start_of
 from nfp_model.validation.fitting import (
-    UNKNOWNS,
     fit_constants,
     needed_variance,
     percentile_scatter,
     residuals_at,
     rounded_covariance,
-    significant,
     solve,
-    start_of,
 )
 from nfp_model.validation.records import Curve
 from nfp_model.validation.silicon_tables import PACKAGE, SYSTEM_OF, package_version
@@ -40,7 +38,7 @@ POOLED: dict[OperatorKind, str] = {
 }
 """Operators fitted over generations, and whose 16-bit timings stand for them."""
 
-CURVES_PER_GPU = 40
+CURVES_PER_GPU = 24
 """Curves of one setting taken from each GPU [-]."""
 
 
@@ -64,7 +62,7 @@ def fit_uncalibrated(
 ) -> Calibration:
     """Fit the constants of chips nobody measured, over every published generation but one.
 
-    Every generation counts alike. The scatter is that of generations left out in turn: what to expect on one the constants
+    Every GPU counts alike. The scatter is that of generations left out in turn: what to expect on one the constants
     never saw. Operators without a pooled fit keep their stated prior.
 
     Parameters
@@ -100,7 +98,9 @@ def fit_uncalibrated(
         backend="uncalibrated",
         generation_left_out=leave_out_generation,
         fits=(*fits, *kept),
-        notes=("One set for every chip, from 16-bit timings; the bands are the spread seen when a generation is left out.",),
+        notes=(
+            "One set for every chip, from 16-bit timings; the bands are the spread seen when a generation is left out.",
+        ),
     )
     if out is not None:
         target = Path(out)
@@ -126,7 +126,7 @@ def _pooled(operator: OperatorKind, left_out: str | None) -> tuple[_Pool, list[C
             some = sampled(table.fit, CURVES_PER_GPU)
             curves += some
             generations += [generation] * len(some)
-    groups = tuple(f"{one} {setting(curve)}" for one, curve in zip(generations, curves, strict=True))
+    groups = tuple(f"{curve.gpu} {setting(curve)}" for curve in curves)
     return _Pool(fitted_range(collect(curves, "uncalibrated")), tuple(generations), groups), unseen
 
 

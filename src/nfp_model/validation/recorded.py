@@ -10,6 +10,7 @@ from nfp_model.validation.cases import KEY_COLUMNS
 from nfp_model.validation.records import Measurement
 from nfp_model.validation.shapes import AttentionShape, ForwardShape, GemmShape, MoEShape, Shape
 from nfp_model.validation.store import columns_of
+from nfp_model.validation.user_data import read_records
 
 BACKEND = "torch"
 
@@ -22,6 +23,11 @@ def is_recorded(path: Path) -> bool:
     except (OSError, UnicodeDecodeError):
         return False
     return any(first == ",".join(columns_of(kind)) for kind in KEY_COLUMNS)
+
+
+def read_timings(path: Path) -> tuple[Measurement, ...]:
+    """A file of one's own timings of either kind: written by ``nfp measure``, or in the plain CSV or JSON form."""
+    return read_recorded(path) if is_recorded(path) else read_records(path)
 
 
 def read_recorded(path: Path, implementation: str | None = None) -> tuple[Measurement, ...]:

@@ -20,8 +20,8 @@ METHOD = """## How it is scored
   free, no L2 flush. Activation quantisation is inside every quantised GEMM.
 - **Split**: a shape is in the fit half if the first 8 hexadecimal digits of the SHA-256 of its key (`gemm|n|k`,
   `moe|hidden|inter|topk|experts|ep`, `attention|heads|kv_heads|head_dim|window`) are an even integer, else in the test half. Fits see
-  the fit half only; at most 6 fitted numbers per GPU, backend, operator and data type, 7 for attention. Of rows with more than 400
-  curves (parallel MoE, attention) the first 400 by the hash of the shape are scored.
+  the fit half only; at most 6 fitted numbers per GPU, backend, operator and data type, 7 for attention. Of rows with more than {most}
+  curves (parallel MoE, attention) the first {most} by the hash of the shape are scored.
 - **MAPE** of a curve: mean |predicted / measured - 1|; the row shows the median over its curves. GEMM and MoE up to 1024 rows. Shape
   MAPE: after both curves are divided by their first point.
 - **NFP error**: median/p90 over curves of |log2(NFP predicted / measured)|, last crossing, on the measured token counts up to 4096,

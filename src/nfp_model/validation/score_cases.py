@@ -5,26 +5,28 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import product
 
 import numpy as np
 
 from nfp_model.boundary import saturated_baseline
 from nfp_model.cost.binding import constants_for, kernel_for, operator_dtype, operator_kind
 from nfp_model.curve import LatencyCurve
-from nfp_model.errors import NfpModelError, UnsupportedError
-from nfp_model.operators import Collective, Operator
-from nfp_model.specs.calibration import Fit, uncalibrated
+from nfp_model.errors import NfpModelError
+from nfp_model.operators import Collective, FusedMoE, Gemm, Operator
+from nfp_model.specs.calibration import Fit, load_calibration, uncalibrated
+from nfp_model.specs.hardware import HardwareSpec
 from nfp_model.specs.registry import load_hardware
 from nfp_model.validation.fit_points import FitPoints, collect
 from nfp_model.validation.fit_tables import MAX_TOKENS
 from nfp_model.validation.fitting import band_deviation
 from nfp_model.validation.records import Curve
 from nfp_model.validation.references import TABLE, TableInterpolator, matrix_seconds, memory_seconds, stream_seconds
-from nfp_model.validation.score_records import CurveCase, FloatArray
+from nfp_model.validation.score_records import CurveCase
 from nfp_model.validation.shapes import AllReduceShape, ForwardShape, GemmShape, ModuleShape, MoEShape
+from nfp_model.validation.silicon_tables import SYSTEM_OF
 
-FITTED, UNCALIBRATED = "fitted", "uncalibrated"
+FITTED, SIBLING, UNCALIBRATED = "fitted", "sibling", "uncalibrated"
+"""Constants of this GPU and backend, of another GPU of its generation, and of none of its generation."""
 
 NO_RECORD = "a whole attention block over a compressed cache is no operator the library has"
 
@@ -36,7 +38,7 @@ class CaseSet:
     Attributes
     ----------
     cases : dict
-        ``fitted`` and ``uncalibrated`` -> cases; the first is missing where no calibration has these constants.
+        ``fitted``, ``sibling`` and ``uncalibrated`` -> cases; missing where no calibration has these constants.
     refused : dict
         Reason -> curves without a prediction.
     described : bool
@@ -44,7 +46,7 @@ class CaseSet:
     rule : str
         Kernel rule.
     calibrations : dict
-        ``fitted`` and ``uncalibrated`` -> file of the constants.
+        Of the same names -> file of the constants.
     """
 
     cases: Mapping[str, list[CurveCase]]
@@ -101,15 +103,25 @@ def case_set(curves: Sequence[Curve], table: Sequence[Curve], backend: str) -> C
     prior = general.fit_for(operator_kind(record), operator_dtype(record))
     points = collect(able, backend, hardware)
     bare = _bare_cases(points, table)
-    sets: dict[str, list[CurveCase]] = {}
-    if calibration.backend != UNCALIBRATED:
-        sets[FITTED] = _predicted(bare, points, fit)
-    if prior is not None:
-        sets[UNCALIBRATED] = _predicted(bare, points, prior)
+    fits = {FITTED: (calibration.name, None if calibration.backend == UNCALIBRATED else fit)}
+    fits |= {SIBLING: _sibling(hardware, record, backend), UNCALIBRATED: (general.name, prior)}
+    sets = {name: _predicted(bare, points, one) for name, (_, one) in fits.items() if one is not None}
     named = able[0].kernels[0] if able[0].kernels else ""
     described = not (fit.measured_kernels and named) or named in fit.measured_kernels
-    names = {FITTED: calibration.name, UNCALIBRATED: general.name}
+    names = {name: file for name, (file, _) in fits.items()}
     return CaseSet(sets, refused, described, kernel.key if kernel is not None else "", names)
+
+
+def _sibling(hardware: HardwareSpec, record: Operator, backend: str) -> tuple[str, Fit | None]:
+    """The fit of the first other GPU of the same generation that has one."""
+    for name in SYSTEM_OF:
+        if name == hardware.name or load_hardware(name).generation != hardware.generation:
+            continue
+        calibration = load_calibration(name, backend)
+        fit = calibration.fit_for(operator_kind(record), operator_dtype(record)) if calibration else None
+        if calibration is not None and fit is not None:
+            return calibration.name, fit
+    return "", None
 
 
 def _record(curve: Curve) -> Operator:
@@ -127,7 +139,7 @@ def _predictable(curves: Sequence[Curve], backend: str) -> tuple[list[Curve], di
             hardware = load_hardware(curve.gpu)
             kernel_for(hardware, record, backend)
             constants_for(hardware, record, backend)
-            if hasattr(record, "weight_dtype"):
+            if isinstance(record, Gemm | FusedMoE):
                 hardware.peak(record.weight_dtype, record.activation_dtype)
             able.append(curve)
         except NfpModelError as error:
@@ -232,96 +244,4 @@ def _forward_cases(curves: Sequence[Curve], backend: str) -> CaseSet:
     return CaseSet({FITTED: cases} if cases else {}, dict(refused), calibrations={FITTED: ", ".join(sorted(names))})
 
 
-def dense_layers(shapes: Sequence[tuple[int, int]]) -> list[tuple[tuple[int, int], ...]]:
-    """Layers that four (n, k) of a table make up: qkv, o, gate/up, down; one KV width, the smallest, for each size.
-
-    Hidden h, query width q between h/2 and 2h, FFN width i between h and 6h, KV heads of 128 that divide the queries.
-
-    Examples
-    --------
-    >>> dense_layers([(6144, 4096), (4096, 4096), (28672, 4096), (4096, 14336), (512, 512)])
-    [((6144, 4096), (4096, 4096), (28672, 4096), (4096, 14336))]
-    """
-    there = set(shapes)
-    into: dict[int, list[int]] = {}
-    for n, k in sorted(there):
-        into.setdefault(k, []).append(n)
-    layers: dict[tuple[int, int, int], tuple[tuple[int, int], ...]] = {}
-    for hidden in sorted(into):
-        widths = [k for n, k in there if n == hidden]
-        for query, inner in product(sorted(widths), sorted(widths)):
-            if (
-                not (hidden <= 2 * query <= 4 * hidden and hidden <= inner <= 6 * hidden)
-                or (2 * inner, hidden) not in there
-            ):
-                continue
-            for fused in into[hidden]:
-                kv = fused - query
-                if kv <= 0 or kv % 256 or query % 128 or query % (kv // 2):
-                    continue
-                four = ((fused, hidden), (hidden, query), (2 * inner, hidden), (hidden, inner))
-                layers.setdefault((hidden, query, inner), four)
-    return list(layers.values())
-
-
-def layer_cases(curves: Sequence[Curve], cases: Sequence[CurveCase]) -> list[CurveCase]:
-    """Dense layers as sums of four GEMMs of one table, at the tokens all four share.
-
-    Parameters
-    ----------
-    curves : sequence of Curve
-        GEMMs, one for every case.
-    cases : sequence of CurveCase
-        Their predictions.
-    """
-    by_shape = {
-        (curve.shape.out_features, curve.shape.in_features): case
-        for curve, case in zip(curves, cases, strict=True)
-        if isinstance(curve.shape, GemmShape)
-    }
-    return [_summed([by_shape[shape] for shape in four], four) for four in dense_layers(list(by_shape))]
-
-
-def _summed(parts: Sequence[CurveCase], shapes: Sequence[tuple[int, int]]) -> CurveCase:
-    tokens = parts[0].tokens
-    for part in parts[1:]:
-        tokens = np.intersect1d(tokens, part.tokens, assume_unique=True)
-    if tokens.size == 0:
-        raise UnsupportedError("the GEMMs of a layer share no token count")
-    places = [np.searchsorted(part.tokens, tokens) for part in parts]
-
-    def total(columns: Sequence[FloatArray]) -> FloatArray:
-        return np.asarray(np.sum([column[place] for column, place in zip(columns, places, strict=True)], axis=0))
-
-    predicted = total([part.predicted for part in parts])
-    spread = np.sqrt(total([(part.deviation * part.predicted) ** 2 for part in parts])) / predicted
-    plain = total([np.maximum(part.memory, part.matrix) for part in parts])
-    table = (
-        {TABLE: total([part.others[TABLE] for part in parts])} if all(TABLE in part.others for part in parts) else {}
-    )
-    (fused, hidden), (_, query), (_, _), (_, inner) = shapes
-    return CurveCase(
-        name=f"layer h {hidden} q {query} kv {(fused - query) // 2} ffn {inner}",
-        tokens=tokens,
-        measured=total([part.measured for part in parts]),
-        predicted=predicted,
-        deviation=spread,
-        memory=total([part.memory for part in parts]),
-        matrix=total([part.matrix for part in parts]),
-        baselines=parts[0].baselines,
-        stream={name: sum(part.stream[name] for part in parts) for name in parts[0].stream},
-        others={"roofline": plain, **table},
-        most=parts[0].most,
-    )
-
-
-__all__ = [
-    "FITTED",
-    "UNCALIBRATED",
-    "CaseSet",
-    "baselines_of",
-    "case_set",
-    "dense_layers",
-    "layer_cases",
-    "row_setting",
-]
+__all__ = ["FITTED", "SIBLING", "UNCALIBRATED", "CaseSet", "baselines_of", "case_set", "row_setting"]

@@ -34,7 +34,7 @@ class RowKey:
     kernel : str
         First kernel the table names for the curves; empty where it names none.
     constants : str
-        ``fitted``, or ``uncalibrated``: constants that never saw this GPU's generation.
+        ``fitted``; ``sibling``: constants of another GPU of this generation; ``uncalibrated``: that never saw the generation.
     """
 
     operator: str
@@ -189,6 +189,15 @@ class Evidence:
 
 
 @dataclass(frozen=True)
+class WorstCurve:
+    """One of the worst curves of a row: its name, its MAPE [-], and what kind of error it is; see ``score_rows.cause``."""
+
+    name: str
+    mape: float
+    cause: str
+
+
+@dataclass(frozen=True)
 class RowScore:
     """One row.
 
@@ -212,8 +221,8 @@ class RowScore:
         Range of tokens -> median |predicted / measured - 1| and its signed median over points [-].
     over_prediction, own_over_prediction : dict
         ``"<tolerance>|<baseline>"`` -> idle compute, and this model, over measured.
-    worst : tuple of (str, float)
-        The worst 5 % of curves, at least one: name and curve MAPE [-].
+    worst : tuple of WorstCurve
+        The worst 5 % of curves, at least one.
     evidence : Evidence or None
         For the pictures.
     """
@@ -230,7 +239,7 @@ class RowScore:
     by_tokens: Mapping[str, tuple[float, float]] = field(default_factory=dict)
     over_prediction: Mapping[str, OverPrediction] = field(default_factory=dict)
     own_over_prediction: Mapping[str, OverPrediction] = field(default_factory=dict)
-    worst: tuple[tuple[str, float], ...] = ()
+    worst: tuple[WorstCurve, ...] = ()
     evidence: Evidence | None = field(default=None, compare=False, repr=False)
 
     @property
@@ -238,11 +247,24 @@ class RowScore:
         """This library's predictor; without any score where every curve was refused."""
         return self.predictors.get(OURS, PredictorScore())
 
-    def to_dict(self) -> dict[str, Any]:
-        """JSON-safe, rounded to four significant digits."""
-        names = [name for name in self.__dataclass_fields__ if name not in ("evidence", "key")]
-        plain = {name: _plain(getattr(self, name)) for name in names}
-        return {**asdict(self.key), **plain}
+    def to_dict(self, brief: bool = False) -> dict[str, Any]:
+        """JSON-safe, rounded to four significant digits; ``brief`` leaves out all but this library's own predictor.
+
+        The reference predictors keep the median and 90th percentile of their boundary errors; an over-prediction keeps its
+        curves, those left out, and its 10, 50 and 90 % quantiles; of the worst curves five are named.
+        """
+        labels = ("curves", "points", "refused", "coverage", "described", "rule", "calibration", "by_tokens")
+        plain = {name: _plain(getattr(self, name)) for name in labels}
+        if brief:
+            return {**asdict(self.key), **plain, "predictors": {OURS: _brief(self.ours, True)}}
+        return {
+            **asdict(self.key),
+            **plain,
+            "worst": _plain(self.worst[:5]),
+            "predictors": {name: _brief(one, name == OURS) for name, one in self.predictors.items()},
+            "over_prediction": {name: _quantiles(one) for name, one in self.over_prediction.items()},
+            "own_over_prediction": {name: _quantiles(one) for name, one in self.own_over_prediction.items()},
+        }
 
 
 @dataclass(frozen=True)
@@ -301,12 +323,28 @@ class ScoreReport:
         plain = {
             name: _plain(getattr(self, name)) for name in ("dataset", "half", "source", "command", "date", "quick")
         }
+        fitted = {row.key for row in self.rows if row.key.constants == "fitted"}
         return {
             **plain,
             "seconds": round(self.seconds, 1),
-            "rows": [row.to_dict() for row in self.rows],
+            # The references do not depend on the constants: they stand in the fitted row where there is one.
+            "rows": [
+                row.to_dict(row.key not in fitted and replace(row.key, constants="fitted") in fitted)
+                for row in self.rows
+            ],
             "exclusions": [asdict(one) for one in self.exclusions],
         }
+
+
+def _brief(score: PredictorScore, whole: bool) -> Any:
+    if whole:
+        return _plain(score)
+    boundaries = {name: _plain((one.median, one.p90)) for name, one in score.boundaries.items()}
+    return {"mape": _plain(score.mape), "shape_mape": _plain(score.shape_mape), "boundaries": boundaries}
+
+
+def _quantiles(one: OverPrediction) -> Any:
+    return _plain((one.curves, one.left_out, one.quantiles[1], one.quantiles[3], one.quantiles[5]))
 
 
 def _plain(value: Any) -> Any:

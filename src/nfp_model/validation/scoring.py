@@ -14,13 +14,14 @@ from datetime import date as calendar
 from functools import partial
 from pathlib import Path
 
-from nfp_model.errors import InvalidArgumentError, UnsupportedError, unknown_name
+from nfp_model.errors import InvalidArgumentError, unknown_name
 from nfp_model.specs.registry import load_hardware
 from nfp_model.validation.datasets import CurveSet, Source, curves_of
-from nfp_model.validation.fit_tables import curve_dtype, sampled
-from nfp_model.validation.recorded import is_recorded, read_recorded
+from nfp_model.validation.dense_layers import layer_cases
+from nfp_model.validation.fit_tables import SAMPLE, curve_dtype, sampled
+from nfp_model.validation.recorded import read_timings
 from nfp_model.validation.records import BACKENDS, Curve
-from nfp_model.validation.score_cases import FITTED, CaseSet, case_set, layer_cases, row_setting
+from nfp_model.validation.score_cases import CaseSet, case_set, row_setting
 from nfp_model.validation.score_records import CurveCase, ExcludedRows, RowKey, RowScore, ScoreReport
 from nfp_model.validation.score_rows import row_score
 from nfp_model.validation.silicon import (
@@ -32,12 +33,11 @@ from nfp_model.validation.silicon import (
     load_moe,
 )
 from nfp_model.validation.silicon_tables import PACKAGE, SYSTEM_OF, package_version, versions
-from nfp_model.validation.user_data import read_records
 
 Progress = Callable[[str, int, int], None]
 
-MOST_CURVES = 400
-"""Curves of a row scored at most, the first by the hash of their shape; only parallel MoE and attention have more [-]."""
+MOST_CURVES = SAMPLE["test"]
+"""Curves of a row scored at most, the first by the hash of their shape, as a calibration states its score [-]."""
 
 QUICK_CURVES = 16
 """The same for a quick look [-]."""
@@ -289,7 +289,7 @@ def _scored(
 
 
 def _recorded(path: Path) -> tuple[Curve, ...]:
-    return curves_of(read_recorded(path) if is_recorded(path) else read_records(path))
+    return curves_of(read_timings(path))
 
 
 def _file_rows(curves: Sequence[Curve], half: str, most: int, dtypes: tuple[str, ...] | None) -> list[RowScore]:
@@ -315,4 +315,4 @@ def _selection(names: Iterable[str] | None, known: Sequence[str], what: str) -> 
     return chosen
 
 
-__all__ = ["FITTED", "OPERATORS", "UnsupportedError", "score", "score_curves_of"]
+__all__ = ["OPERATORS", "score", "score_curves_of"]

@@ -1,0 +1,58 @@
+"""Points that cannot determine the constants are refused, and the tokens that would are named."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+
+from nfp_model.errors import InvalidArgumentError
+from nfp_model.specs.calibration import OperatorKind
+from nfp_model.validation.fit_points import FitPoints, collect
+from nfp_model.validation.fit_unknowns import UNKNOWNS, constants_at, start_of
+
+POINTS_PER_CONSTANT = 3
+"""Fewest points per fitted constant [-]."""
+
+KNEE: dict[OperatorKind, float] = {"attention": 2.0, "latent_attention": 2.0}
+"""Other work over the memory stream from which a point tells about the other work; 0.5 where nothing is said [-]."""
+
+
+def refuse_unfit(points: FitPoints) -> None:
+    """Refuse points that cannot determine the constants; see :func:`fit_constants`."""
+    unknowns = UNKNOWNS[points.operator]
+    needed = POINTS_PER_CONSTANT * len(unknowns)
+    prior = constants_at(points.operator, start_of(points.operator))
+    knee = KNEE.get(points.operator, 0.5)
+    beyond = points.sides(prior) > knee if len(points) else np.zeros(0, dtype=bool)
+    if len(points) < needed:
+        raise InvalidArgumentError(
+            f"{len(points)} points are too few to fit {len(unknowns)} constants of {points.operator}, at least {needed} are"
+            f" needed; {advice(points, None)}"
+        )
+    if min(int(beyond.sum()), int((~beyond).sum())) < POINTS_PER_CONSTANT:
+        side = "above" if beyond.sum() > (~beyond).sum() else "below"
+        raise InvalidArgumentError(
+            f"all but a few of the {len(points)} points lie {side} the knee, where memory and other work take equal time;"
+            f" {advice(points, side == 'below')}"
+        )
+
+
+def advice(points: FitPoints, above: bool | None) -> str:
+    """Which tokens to measure next: nearest the predicted knee of the first shape, above it, below it, or both (None)."""
+    if not points.curves:
+        return "measure some shapes at 1 to 1024 tokens"
+    candidates = 2 ** np.arange(15, dtype=np.int64)
+    curve = points.curves[0]
+    probe = replace(
+        curve, tokens=candidates, seconds=np.ones(candidates.size), kernel_index=None, spread=None, beyond_l2=None
+    )
+    grid = collect([probe], curve.backend if curve.backend in ("vllm", "sglang", "trtllm", "torch") else "uncalibrated")
+    prior = constants_at(points.operator, start_of(points.operator))
+    beyond = grid.sides(prior) > KNEE.get(points.operator, 0.5)
+    knee = int(np.argmax(beyond)) if beyond.any() else candidates.size
+    wanted = slice(knee, knee + 3) if above else slice(max(0, knee - 3), max(3, knee))
+    if above is None:
+        wanted = slice(max(0, knee - 2), knee + 2)
+    some = ", ".join(str(count) for count in candidates[wanted].tolist()) or "more than 16384"
+    return f"measure next {some} {curve.axis} of {curve.split_key.replace('|', ' ')}"
