@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 import sympy as sp
+import typer
 from typer.testing import CliRunner
 
 import nfp_model
@@ -45,17 +46,25 @@ def blocks(path: Path) -> list[tuple[str, str, str]]:
     return [(found[2], found[3] or "", found[4]) for found in FENCE.finditer(path.read_text(encoding="utf-8"))]
 
 
+def shown(path: Path, prefix: str) -> list[str]:
+    """Lines of a page's console blocks that begin with a prefix, redirections cut off."""
+    lines = [line.strip() for language, _, text in blocks(path) if language == "console" for line in text.split("\n")]
+    return [line.removeprefix("$ ").split(" > ")[0].split("  #")[0] for line in lines if line.startswith(prefix)]
+
+
 def commands(path: Path) -> list[str]:
-    """Every ``$ nfp`` line of console blocks, and every command whose output the build puts into the page."""
-    shown = [
-        line.strip().removeprefix("$ ")
-        for language, _, text in blocks(path)
-        if language == "console"
-        for line in text.split("\n")
-        if line.strip().startswith("$ nfp ")
-    ]
+    """Every ``$ nfp`` line of a page, and every command whose output the build puts into it."""
     marks = generated_parts.MARK.finditer(path.read_text(encoding="utf-8"))
-    return shown + [found["command"] for found in marks if found["command"]]
+    return shown(path, "$ nfp ") + [found["command"] for found in marks if found["command"]]
+
+
+def parse(command: str) -> None:
+    """Hold a command line to the application without running it; raises the parser's own error."""
+    node: Any = typer.main.get_command(app)
+    words = shlex.split(command)[1:]
+    while words and hasattr(node, "commands"):
+        node = node.commands[words.pop(0)]
+    node.make_context("nfp", words)
 
 
 def sources_in(value: Any) -> Iterator[str]:
@@ -213,8 +222,20 @@ def test_examples_run(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
             exec(compile(text, str(path), "exec"), namespace)
 
 
-def test_a_wrong_option_on_a_page_is_seen() -> None:
-    assert CliRunner().invoke(app, ["predict", "h100", "mixtral", "--batchsize", "2"]).exit_code != 0
+@pytest.mark.parametrize(
+    "command",
+    sorted({line for path in [*PAGES, ROOT / "README.md"] for line in (*shown(path, "nfp "), *shown(path, "$ nfp "))}),
+)
+def test_commands_and_options_exist(command: str) -> None:
+    parse(command)
+
+
+@pytest.mark.parametrize(
+    "command", ["nfp predict h100 mixtral --batchsize 2", "nfp fit --hardwear h100", "nfp specs new"]
+)
+def test_a_command_that_does_not_exist_is_seen(command: str) -> None:
+    with pytest.raises(Exception, match="(?i)no such option|missing"):
+        parse(command)
 
 
 def test_a_mark_for_a_part_nobody_generates_is_refused() -> None:

@@ -110,7 +110,7 @@ def test_a_group_of_several_formats_takes_the_commonest_and_says_so() -> None:
     ("ignored", "dtypes"),
     [
         (
-            ["*.self_attn.q*", "*.self_attn.kv*"],
+            ["*.self_attn.[qkv]*"],
             every("nvfp4", "attention_output", "dense_ffn", "experts", "shared_experts"),
         ),
         (["*.self_attn.o_proj"], every("nvfp4") | {"attention_output": "bfloat16"}),
@@ -230,17 +230,21 @@ def stored_bytes(model: ModelSpec) -> float:
         ("MiniMaxAI--MiniMax-M2.5", every("fp8_block", "attention", "experts")),
         ("Qwen--Qwen3-235B-A22B-FP8", every("fp8_block", "attention", "experts")),
         ("Qwen--Qwen3-32B-FP8-Static-PerTensor", every("fp8", "attention", "dense_ffn")),
-        ("moonshotai--Kimi-K2.5", every("int4", "experts")),
+        ("moonshotai--Kimi-K2.5", every("int4_g32", "experts")),
         ("nvidia--Kimi-K2.6-NVFP4", every("nvfp4", "experts")),
         ("nvidia--Kimi-K2.5-NVFP4", every("nvfp4", "experts", "dense_ffn", "shared_experts")),
         ("nvidia--GLM-5-NVFP4", every("nvfp4", "experts", "dense_ffn", "shared_experts")),
         ("nvidia--Gemma-4-26B-A4B-NVFP4", every("nvfp4", "experts")),
         ("nvidia--Gemma-4-31B-IT-NVFP4", every("nvfp4", "dense_ffn")),
         ("nvidia--Qwen3.5-397B-A17B-NVFP4", every("nvfp4", "experts")),
-        ("nvidia--Qwen3.6-27B-NVFP4", every("nvfp4", "dense_ffn", "head") | every("fp8", "attention")),
+        ("nvidia--Qwen3.6-27B-NVFP4", every("nvfp4_w4a16", "dense_ffn", "head") | every("fp8", "attention")),
         (
             "nvidia--Qwen3.6-35B-A3B-NVFP4",
-            every("nvfp4", "experts", "shared_experts", "head") | every("fp8", "attention"),
+            every("nvfp4_w4a16", "experts", "shared_experts", "head") | every("fp8", "attention"),
+        ),
+        (
+            "nvidia--DeepSeek-V3.1-NVFP4",
+            every("nvfp4", "attention_output", "dense_ffn", "experts", "shared_experts"),
         ),
         ("nvidia--Llama-3.1-70B-Instruct-FP8", every("fp8", "attention", "dense_ffn")),
     ],

@@ -104,7 +104,7 @@ def calibration_list() -> str:
     for name in spec_names("calibrations"):
         calibration = load_spec(Calibration, "calibrations", name)
         notes = "".join(f"- {text(note)}\n" for note in calibration.notes)
-        head = ("operator", "data types", "constants", "points", "data", "date", "made by")
+        head = ("operator", "data types", "constants", "points", "held out", "data", "date", "made by")
         fits = table(head, (_fit_row(fit) for fit in calibration.fits))
         parts.append(
             f"## {text(name)}\n\nHardware {code(calibration.hardware)}, backend {code(calibration.backend)}.\n\n{fits}\n{notes}"
@@ -120,6 +120,7 @@ def _fit_row(fit: Fit) -> tuple[str, ...]:
         codes(fit.dtypes) or "any",
         text(constants),
         str(fit.points or "-"),
+        f"{fit.held_out.mape:.1%} over {fit.held_out.curves} curves" if fit.held_out else "-",
         text(data),
         fit.date,
         code(fit.command),

@@ -16,6 +16,10 @@ from nfp_model.operators import Module, OperatorUse
 from nfp_model.workload import Workload
 
 
+_WIDEST_TILE = 256
+"""Rows one position must add for it to cross an edge of every tile [rows]."""
+
+
 @dataclass(frozen=True)
 class LatencyCurve:
     """T(N) on a grid, predicted or measured.
@@ -154,6 +158,8 @@ class BoundForward:
         for use, bound in zip(self.uses, self.bound, strict=True):
             most = int(self.tokens(use, np.array([last], dtype=np.int64))[0])
             per_position = max(1, most // last)
+            if per_position >= _WIDEST_TILE:
+                return np.arange(first, last + 1, dtype=np.int64)
             lefts = -(-bound.edges(most) // per_position)
             marks += [lefts, lefts - 1]
         if self.workload.captures is not None:

@@ -24,7 +24,7 @@ from nfp_model.validation.fit_unknowns import UNKNOWNS, significant
 from nfp_model.validation.fitting import band_deviation, fit_constants
 from nfp_model.validation.pooling import fit_uncalibrated
 from nfp_model.validation.records import Curve, Measurement
-from nfp_model.validation.shapes import AllReduceShape, GemmShape, MoEShape
+from nfp_model.validation.shapes import AllReduceShape, AttentionShape, GemmShape, MoEShape
 from nfp_model.validation.statistics import boundary_error, curve_mape, median_and_p90
 from nfp_model.validation.user_data import write_records
 
@@ -125,6 +125,30 @@ def test_points_of_a_fit_are_the_bound_operators_own_latencies() -> None:
     assert points.near_best(GEMM, 1.6).predicted(GEMM) == pytest.approx(points.seconds, rel=1e-12)
     half = points.where(points.tokens > 64)
     assert half.predicted(GEMM) == pytest.approx(half.seconds, rel=1e-12)
+
+
+def test_a_cache_replayed_from_l2_is_no_prediction_but_is_fitted_as_what_it_is() -> None:
+    """Beyond L2 a point is the prediction itself; inside, the replay saves stream time and the first access to memory."""
+    constants = {
+        "fixed_time_s": 14e-6, "memory_efficiency": 0.9, "overlap_exponent": 3.0, "sequence_time_s": 1e-8, "step_share": 0.4,
+        "cta_time_s": 2e-6, "split_time_s": 1e-6, "matrix_efficiency": 0.6,
+    }  # fmt: skip
+    batches = np.array([1, 8, 64])
+    curve = Curve(
+        "attention", AttentionShape(32, 8, 128, 4096), "h100_sxm5", "vllm", batches, np.ones(3), kv_dtype="bfloat16",
+        beyond_l2=np.array([False, False, True]),
+    )  # fmt: skip
+    fit = fit_of(constants, operator="attention")
+    hardware, bound = load_hardware("h100"), []
+    for batch in batches.tolist():
+        operator = curve.operator_record(batch)
+        bound.append(
+            BoundOperator(operator, hardware, kernel_for(hardware, operator, "vllm"), fit, "made").seconds(1)[0]
+        )
+    fitted = collect([curve], "vllm").predicted(constants)
+    assert fitted[2] == pytest.approx(bound[2], rel=1e-12)
+    assert bound[0] - fitted[0] >= 3 * constants["cta_time_s"]
+    assert np.all(fitted[:2] < bound[:2])
 
 
 def test_band_of_a_fit_is_the_band_a_prediction_shows() -> None:

@@ -11,11 +11,12 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
+from nfp_model.baselines import idle_compute_positions
 from nfp_model.boundary import near_free_boundary
 from nfp_model.cli.scoring import score as score_command
 from nfp_model.curve import LatencyCurve
 from nfp_model.errors import InvalidArgumentError, UnknownNameError
-from nfp_model.operators import Gemm
+from nfp_model.operators import Gemm, OperatorUse
 from nfp_model.prediction import operator_latency
 from nfp_model.specs.calibration import load_calibration
 from nfp_model.specs.registry import load_hardware
@@ -38,13 +39,15 @@ from nfp_model.validation.references import (
 )
 from nfp_model.validation.report import markdown, text_table, write_docs
 from nfp_model.validation.score_boundaries import boundary_score, crossing, promised, ratios_of
+from nfp_model.validation.score_cases import case_set
 from nfp_model.validation.score_records import OURS, REPEAT, CurveCase, RowKey, ScoreReport
 from nfp_model.validation.score_rows import cause, row_score
 from nfp_model.validation.scoring import score, score_curves_of
-from nfp_model.validation.shapes import GemmShape, MoEShape
+from nfp_model.validation.shapes import AttentionShape, GemmShape, MoEShape, Shape
 from nfp_model.validation.silicon import load_attention_module, load_gemm
 from nfp_model.validation.silicon_tables import SYSTEM_OF
 from nfp_model.validation.user_data import write_records
+from nfp_model.workload import Workload
 
 TOKENS = np.array([1, 2, 4, 8, 16, 32, 64, 128])
 FLAT_THEN_DOUBLE = np.array([10.0, 10.0, 10.0, 10.0, 10.0, 10.0, 20.0, 40.0])
@@ -161,6 +164,24 @@ def test_memory_and_matrix_time_are_the_datasheet_roofline() -> None:
     assert matrix_seconds(points) == pytest.approx(2 * 4096 * 8192 * tokens / hardware.peak_flop_per_s["bfloat16"])
     stream = stream_seconds(points, 0, 16)
     assert stream == pytest.approx(2 * 4096 * 8192 / hardware.memory_bandwidth_bytes_per_s)
+
+
+@pytest.mark.parametrize(
+    ("operator", "shape", "axis", "baseline"),
+    [
+        ("gemm", GemmShape(4096, 8192), "rows", "16"),
+        ("moe", MoEShape(2048, 768, num_experts=128, top_k=8, routing="balanced"), "rows", "1"),
+        ("moe", MoEShape(2048, 768, num_experts=128, top_k=8, routing="power_law:1.2"), "rows", "saturated"),
+        ("attention", AttentionShape(32, 8, 128, context_length=4096, batch_size=2), "positions", "1"),
+    ],
+)
+def test_idle_compute_is_the_one_a_prediction_shows(operator: str, shape: Shape, axis: str, baseline: str) -> None:
+    tokens = [1, 16, 64, 256]
+    curve = Curve(operator, shape, "h100_sxm5", "vllm", tokens, np.full(4, 1e-4))  # type: ignore[arg-type]
+    found = case_set([curve], [], "vllm").cases["uncalibrated"][0]
+    use = OperatorUse("one", "attention", curve.operator_record(), 1, axis)  # type: ignore[arg-type]
+    expected = idle_compute_positions([use], load_hardware("h100"), Workload(), found.baselines[baseline])
+    assert found.idle_positions(baseline) == pytest.approx(expected)
 
 
 def test_a_shape_is_left_out_of_its_own_interpolation() -> None:

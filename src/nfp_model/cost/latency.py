@@ -11,11 +11,11 @@ import numpy.typing as npt
 
 from nfp_model.cost.compiled import FloatArray, evaluate
 from nfp_model.cost.symbols import SYMBOLS
-from nfp_model.cost.tile_choice import TileTable, chunks, tile_table
+from nfp_model.cost.tile_choice import TileTable, tile_table
 from nfp_model.kernels.attention import attention_counts, attention_edges, attention_row, serial_steps
 from nfp_model.kernels.counts import AttentionCounts, GemmCounts, KernelRow, MoECounts
 from nfp_model.kernels.gemm import chosen_counts, gemm_counts, gemm_edges, gemm_row
-from nfp_model.kernels.gemm_menu import menu_key, pruning_limit
+from nfp_model.kernels.gemm_menu import PRUNING_ROWS, menu_key, pruning_limit
 from nfp_model.kernels.moe import moe_counts, moe_edges, moe_row
 from nfp_model.operators import (
     ACTIVATION_BYTES,
@@ -141,15 +141,21 @@ def _gemm_seconds(bound: BoundOperator, operator: Gemm, rows: IntArray) -> Float
     assert isinstance(kernel, GemmKernel)
     if rows.size == 0:
         return np.empty(0)
-    largest = int(rows.max())
-    if kernel.selection != "menu" or pruning_limit(largest) is None:
-        return np.concatenate([_over_menu(bound, part).min(axis=0) for part in chunks(rows)])
+    if kernel.selection != "menu":
+        return np.asarray(_over_menu(bound, rows)[0])
+    covered = np.minimum(rows, PRUNING_ROWS[-1])
+    largest = int(covered.max())
     table = _table(bound, operator, kernel, largest)
-    candidates = []
-    for entries in table.entries(rows):
-        counts = chosen_counts(kernel, bound.hardware, operator, rows, entries, largest)
-        candidates.append(_with_counts(bound, operator, rows, counts))
-    return np.minimum(*candidates)
+    candidates = list(table.entries(covered))
+    beyond = rows > PRUNING_ROWS[-1]
+    if beyond.any():
+        # Far beyond every knee: the entries that win in the table's upper half, tried one by one.
+        candidates += [np.where(beyond, entry, candidates[0]) for entry in table.upper_half]
+    costs = [
+        _with_counts(bound, operator, rows, chosen_counts(kernel, bound.hardware, operator, rows, entries, largest))
+        for entries in candidates
+    ]
+    return np.asarray(np.min(costs, axis=0))
 
 
 def _over_menu(bound: BoundOperator, rows: IntArray) -> FloatArray:
@@ -176,11 +182,10 @@ def _table(bound: BoundOperator, operator: Gemm, kernel: GemmKernel, largest: in
     return tile_table(key, limit, bound.edges, lambda rows: _over_menu(bound, np.append(rows, limit))[:, :-1])
 
 
-def _winning_counts(bound: BoundOperator, operator: Gemm, kernel: GemmKernel, rows: IntArray) -> GemmCounts | None:
-    largest = int(rows.max())
-    if pruning_limit(largest) is None:
-        return None
-    entries, _ = _table(bound, operator, kernel, largest).entries(rows)
+def _winning_counts(bound: BoundOperator, operator: Gemm, kernel: GemmKernel, rows: IntArray) -> GemmCounts:
+    covered = np.minimum(rows, PRUNING_ROWS[-1])
+    largest = int(covered.max())
+    entries, _ = _table(bound, operator, kernel, largest).entries(covered)
     return chosen_counts(kernel, bound.hardware, operator, rows, entries, largest)
 
 

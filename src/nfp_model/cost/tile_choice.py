@@ -46,6 +46,12 @@ class TileTable:
         index = np.searchsorted(self.edges, rows, side="right") - 1
         return self.at_left[index], self.at_right[index]
 
+    @property
+    def upper_half(self) -> Entries:
+        """Entries that win anywhere in the upper half of the rows covered."""
+        above = self.edges > self.edges[-1] // 2
+        return np.unique(np.concatenate([self.at_left[above], self.at_right[above]]))
+
 
 _TABLES: OrderedDict[Hashable, TileTable] = OrderedDict()
 

@@ -25,6 +25,9 @@ from nfp_model.workload import DecodeMode, Routing, Workload
 
 SATURATED = "saturated"
 
+MOST_POSITIONS = 1 << 20
+"""Positions beyond which no search is offered: far past every boundary and every context [positions]."""
+
 
 def predict_nfp(
     hardware: str | Path | HardwareSpec,
@@ -132,6 +135,8 @@ def _context_lengths(given: int | Iterable[int]) -> int | tuple[int, ...]:
 
 def _baseline(model: ModelSpec, workload: Workload, baseline: int | str, max_positions: int) -> int:
     require_positive_int(max_positions=max_positions)
+    if max_positions > MOST_POSITIONS:
+        raise InvalidArgumentError(f"max_positions must be at most {MOST_POSITIONS}, got {max_positions}")
     if baseline == SATURATED:
         saturated = saturated_positions(model, workload.batch_size)
         if saturated is None:
@@ -291,5 +296,7 @@ def operator_latency(
     counted = np.asarray(tokens)
     if counted.size == 0 or not np.issubdtype(counted.dtype, np.integer) or counted.min() < 1:
         raise InvalidArgumentError("tokens must be whole numbers of at least 1")
+    if not isinstance(operator, Operator):
+        raise InvalidArgumentError(f"operator must be a Gemm, FusedMoE or Attention, got {operator!r}")
     bound = bind(load_hardware(hardware), operator, backend)
     return bound.seconds(counted.ravel()).reshape(counted.shape)

@@ -11,7 +11,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TypeVar
 
-from nfp_model.errors import SpecError, unknown_name
+from nfp_model.errors import InvalidArgumentError, SpecError, unknown_name
 from nfp_model.specs.base import Spec, read_toml
 from nfp_model.specs.hardware import HardwareSpec
 from nfp_model.specs.model import ModelSpec
@@ -124,7 +124,9 @@ def load_spec(cls: type[T], kind: str, name: str | Path) -> T:
     SpecError
         For a file that does not validate.
     """
-    if isinstance(name, Path) or str(name).endswith(".toml"):
+    if not isinstance(name, str | Path):
+        raise InvalidArgumentError(f"{kind} must be a name, a path or a spec, got {name!r}")
+    if isinstance(name, Path) or name.endswith(".toml"):
         path = Path(name)
         if not path.is_file():
             raise SpecError(f"{path}: no such file")

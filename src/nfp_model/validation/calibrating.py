@@ -23,7 +23,6 @@ from nfp_model.validation.fit_tables import (
     recorded_tables,
     setting,
     silicon_tables,
-    without_l2,
 )
 from nfp_model.validation.fit_unknowns import significant
 from nfp_model.validation.fitting import band_deviation, fit_constants, rounded_covariance
@@ -167,14 +166,12 @@ def score_curves(curves: Iterable[Curve], backend: str, fit: Fit) -> dict[str, H
     fit : Fit
         Constants, covariance and scatter.
     """
-    every = tuple(curves)
-    groups: dict[str, list[Curve]] = {}
-    for curve in every:
-        groups.setdefault(setting(curve), []).append(curve)
-    outside = [kept for curve in every if curve.beyond_l2 is not None and (kept := without_l2(curve)) is not None]
-    if outside:
-        groups["beyond_l2"] = outside
-    return {name: score_points(collect(some, backend), fit) for name, some in sorted(groups.items())}
+    points = collect(curves, backend)
+    settings = np.array([setting(curve) for curve in points.curves])[points.curve]
+    masks = {str(name): settings == name for name in np.unique(settings)}
+    if "resident" in points.inputs:
+        masks["beyond_l2"] = ~points.inputs["resident"]
+    return {name: score_points(points.where(mask), fit) for name, mask in sorted(masks.items()) if mask.any()}
 
 
 def score_points(points: FitPoints, fit: Fit) -> HeldOutScore:

@@ -8,8 +8,6 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
 from nfp_model.cost.binding import kernel_for
 from nfp_model.errors import InvalidArgumentError, UnsupportedError
 from nfp_model.operators import FusedMoE
@@ -36,7 +34,7 @@ MAX_TOKENS: dict[OperatorKind, int] = {"gemm": 1024, "moe": 1024}
 FIT_TOKENS: dict[OperatorKind, int] = {"gemm": 1024, "moe": 4096}
 """Rows a fit sees: MoE layers of many experts leave their plateau late [rows]."""
 
-SAMPLE = {"fit": 200, "test": 300}
+SAMPLE = {"fit": 120, "test": 120}
 """Curves of one setting used at most; the first by the hash of their shape, so that the sample is fixed."""
 
 FEWEST_SPLIT = 8
@@ -183,14 +181,7 @@ def sampled(curves: Iterable[Curve], most: int) -> list[Curve]:
     return kept
 
 
-def without_l2(curve: Curve) -> Curve | None:
-    """A curve's points that replays cannot find in L2; None when there is none. Curves without the flag stay whole."""
-    if curve.beyond_l2 is None:
-        return curve
-    return curve.where(curve.beyond_l2) if bool(np.any(curve.beyond_l2)) else None
-
-
 __all__ = [
     "FIT_TOKENS", "LOADERS", "MAX_TOKENS", "MEASURED_AS", "FitTable", "UnsupportedError", "curve_dtype", "recorded_tables", "sampled",
-    "setting", "silicon_tables", "without_l2",
+    "setting", "silicon_tables",
 ]  # fmt: skip

@@ -61,9 +61,10 @@ def _flop_per_token(curve: Curve) -> float:
         return record.flop_per_row
     if isinstance(record, FusedMoE):
         return record.flop_per_routed_row * record.top_k / record.expert_parallel
-    keys = record.keys_before(record.context_lengths[0]) + 1
-    several = record.batch_size if isinstance(curve.shape, AttentionShape) and curve.shape.batch_size else 1
-    return record.flop_per_position_and_key * keys * several
+    cached = record.keys_before(record.context_lengths[0])
+    if curve.axis == "positions":
+        return record.flop_per_position_and_key * record.batch_size * cached
+    return record.flop_per_position_and_key * (cached + 1)
 
 
 def stream_seconds(points: FitPoints, curve: int, baseline: int) -> float | None:
