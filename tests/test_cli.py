@@ -80,6 +80,8 @@ def test_specs_list_and_show() -> None:
     shown = nfp("specs", "show", "h100").stdout
     assert "sm_count = 132" in shown
     assert "sources:" in shown
+    file = Path(__file__).parents[1] / "model_specs/mixtral_8x7b.toml"
+    assert "num_layers = 32" in nfp("specs", "show", str(file)).stdout
 
 
 def test_user_folder_adds_specs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -90,5 +92,5 @@ def test_user_folder_adds_specs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setenv("NFP_MODEL_SPECS", str(tmp_path))
     assert predict_nfp("h100", "my_llama", max_positions=8).model.name == "my_llama"
     monkeypatch.setenv("NFP_MODEL_SPECS", str(tmp_path / "missing"))
-    with pytest.raises(ValueError, match="NFP_MODEL_SPECS is '.*missing', which is not a folder"):
+    with pytest.raises(ValueError, match=r"NFP_MODEL_SPECS is '.*missing', which is not a folder"):
         predict_nfp("h100", "my_llama")

@@ -234,7 +234,7 @@ def test_commands_and_options_exist(command: str) -> None:
     "command", ["nfp predict h100 mixtral --batchsize 2", "nfp fit --hardwear h100", "nfp specs new"]
 )
 def test_a_command_that_does_not_exist_is_seen(command: str) -> None:
-    with pytest.raises(Exception, match="(?i)no such option|missing"):
+    with pytest.raises(Exception, match=r"(?i)no such option|missing"):
         parse(command)
 
 

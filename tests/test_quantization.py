@@ -30,11 +30,12 @@ def nvfp4(**fields: Any) -> dict[str, Any]:
     return {"quant_method": "modelopt", "quant_algo": "NVFP4", **fields}
 
 
-def tensors(bits: int, kind: str, **fields: Any) -> dict[str, Any]:
+def tensors(bits: int, kind: str, activation_bits: int | None = None, **fields: Any) -> dict[str, Any]:
     weights = {"num_bits": bits, "type": kind, **fields}
+    activations = {"num_bits": activation_bits, "type": kind} if activation_bits else None
     return {
         "quant_method": "compressed-tensors",
-        "config_groups": {"group_0": {"weights": weights, "targets": ["Linear"]}},
+        "config_groups": {"group_0": {"weights": weights, "input_activations": activations, "targets": ["Linear"]}},
     }
 
 
@@ -51,10 +52,12 @@ def tensors(bits: int, kind: str, **fields: Any) -> dict[str, Any]:
             every("int4", "experts", "shared_experts"),
         ),
         (tensors(4, "float", group_size=32) | {"format": "mxfp4-pack-quantized"}, every("mxfp4")),
-        (tensors(4, "float", group_size=16), every("nvfp4")),
+        (tensors(4, "float", group_size=16), every("nvfp4_w4a16")),
+        (tensors(4, "float", 4, group_size=16), every("nvfp4")),
         (tensors(8, "float", strategy="channel"), every("fp8")),
         (tensors(8, "float", strategy="block"), every("fp8_block")),
-        (tensors(8, "int"), every("int8")),
+        (tensors(8, "int"), every("int8_w8a16")),
+        (tensors(8, "int", 8), every("int8")),
         (nvfp4(), every("nvfp4")),
         (nvfp4(ignore=["model.layers.*.self_attn*", "*.mlp.shared_experts.*"]), every("nvfp4", "dense_ffn", "experts")),
         (nvfp4(exclude_modules=["model.layers.0*", *(f"layers.{i}.self_attn*" for i in range(1, 4))]),
@@ -70,7 +73,7 @@ def tensors(bits: int, kind: str, **fields: Any) -> dict[str, Any]:
             every("nvfp4", "experts") | every("nvfp4_w4a16", "head") | every("fp8", "attention_output"),
         ),
         ({"quant_method": "awq", "bits": 4, "group_size": 128, "zero_point": True}, every("int4")),
-        ({"quant_method": "gptq", "bits": 8, "group_size": 128, "lm_head": True}, every("int8", *LINEAR, "head")),
+        ({"quant_method": "gptq", "bits": 8, "group_size": 128, "lm_head": True}, every("int8_w8a16", *LINEAR, "head")),
     ],
 )  # fmt: skip
 def test_spellings(quantization: dict[str, Any], dtypes: dict[str, str]) -> None:

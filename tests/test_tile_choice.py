@@ -40,6 +40,6 @@ def test_rows_beyond_every_table_take_the_entries_of_its_upper_half(shape: tuple
 def test_other_constants_keep_the_tile() -> None:
     bound = bind(load_hardware("h100"), Gemm(4096, 4096), "uncalibrated")
     tokens = np.array([1, 64, 65, 300])
-    same = bound.seconds_with(bound.fit.values(), tokens)
+    (same,) = bound.seconds_with([bound.fit.values()], tokens)
     assert (same >= bound.seconds(tokens) * (1 - 1e-12)).all()
     assert same == pytest.approx(bound.seconds(tokens), rel=2e-3)

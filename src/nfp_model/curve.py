@@ -15,7 +15,6 @@ from nfp_model.kernels.counts import FloatArray, IntArray
 from nfp_model.operators import Module, OperatorUse
 from nfp_model.workload import Workload
 
-
 _WIDEST_TILE = 256
 """Rows one position must add for it to cross an edge of every tile [rows]."""
 

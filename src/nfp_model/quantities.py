@@ -56,6 +56,9 @@ _TYPES = (
     ElementType("fp8", 8, "fp8", "OCP FP8 e4m3; one scale a tensor or channel, not counted"),
     ElementType("fp8_block", 8 + 32 / (128 * 128), "fp8", "DeepSeek-V3: e4m3 with one float32 scale per 128x128 block"),
     ElementType("int8", 8, "int8", "one scale a channel, not counted"),
+    ElementType(
+        "int8_w8a16", 8 + 16 / 128, None, "GPTQ: 8 bits and one 16-bit scale per group of 128, expanded to 16-bit math"
+    ),
     ElementType("int4", 4 + 16 / 128, None, "Marlin README: 4 bits and one fp16 scale per group of 128 (4.125 bits)"),
     ElementType("int4_g64", 4 + 16 / 64, None, "GPTQ, AWQ: 4 bits and one 16-bit scale per group of 64", "int4"),
     ElementType(

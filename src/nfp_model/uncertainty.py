@@ -21,15 +21,15 @@ _OUTSIDE_WIDENING = 2.0
 def log_jacobian(bound: BoundOperator, tokens: IntArray) -> FloatArray:
     """d log T / d log theta of the fitted constants, by central differences, shape (constants, tokens) [-]."""
     fit = bound.fit
-    rows = []
-    for name in fit.fitted:
-        sides = []
-        for sign in (1.0, -1.0):
-            moved = {**fit.constants, name: fit.constants[name] * float(np.exp(sign * _LOG_STEP))}
-            constants = fit.model_copy(update={"constants": moved}).values()
-            sides.append(np.log(bound.seconds_with(constants, tokens)))
-        rows.append((sides[0] - sides[1]) / (2 * _LOG_STEP))
-    return np.array(rows).reshape(len(fit.fitted), tokens.size)
+    if not fit.fitted:
+        return np.empty((0, tokens.size))
+    moved = [
+        fit.model_copy(update={"constants": fit.constants | {name: fit.constants[name] * float(np.exp(sign * _LOG_STEP))}})
+        for name in fit.fitted
+        for sign in (1.0, -1.0)
+    ]
+    logs = np.log(bound.seconds_with([fit.values() for fit in moved], tokens))
+    return np.asarray((logs[0::2] - logs[1::2]) / (2 * _LOG_STEP))
 
 
 def is_parallel(operator: Operator) -> bool:

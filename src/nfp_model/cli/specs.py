@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from nfp_model.errors import InvalidArgumentError, NfpModelError, UnknownNameError
+from nfp_model.errors import InvalidArgumentError, NfpModelError, UnknownNameError, unknown_name
+
+if TYPE_CHECKING:
+    from nfp_model.specs.base import Spec
 
 specs_app = typer.Typer(
     name="specs",
@@ -64,19 +67,7 @@ def show(
     as_json: JsonOption = False,
 ) -> None:
     """Print one spec with the source of every number."""
-    from nfp_model.specs.base import Spec
-    from nfp_model.specs.registry import load_hardware, load_model, spec_names
-
-    spec: Spec
-    try:
-        spec = load_hardware(name)
-    except UnknownNameError:
-        try:
-            spec = load_model(name)
-        except UnknownNameError:
-            from nfp_model.errors import unknown_name
-
-            raise unknown_name("spec", name, [*spec_names("hardware"), *spec_names("model")]) from None
+    spec = _named_spec(name)
     if as_json:
         typer.echo(spec.model_dump_json(indent=2))
         return
@@ -87,6 +78,22 @@ def show(
                 typer.echo(f"  {key} = {inner}")
         else:
             typer.echo(f"{field} = {value}")
+
+
+def _named_spec(name: str) -> Spec:
+    """The hardware or model spec a name, alias or file stands for."""
+    from nfp_model.specs.base import read_toml
+    from nfp_model.specs.registry import load_hardware, load_model, spec_names
+
+    if name.endswith(".json") or (name.endswith(".toml") and "num_layers" in read_toml(Path(name))):
+        return load_model(name)
+    try:
+        return load_hardware(name)
+    except UnknownNameError:
+        try:
+            return load_model(name)
+        except UnknownNameError:
+            raise unknown_name("spec", name, [*spec_names("hardware"), *spec_names("model")]) from None
 
 
 @specs_app.command("kernels")

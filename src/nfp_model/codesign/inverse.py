@@ -6,12 +6,13 @@ import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
+from nfp_model.codesign.intervals import forward_seconds, free_parts, joined
+from nfp_model.codesign.solutions import Solution, Trial, nearest_value
 from nfp_model.codesign.tiles import fixed_tiles
-from nfp_model.cost.rates import seconds_over_rates
 from nfp_model.curve import BoundForward
 from nfp_model.errors import (
     InvalidArgumentError,
@@ -32,118 +33,11 @@ from nfp_model.specs.variants import field_value, with_fields
 BANDWIDTH, PEAK = "hardware.memory_bandwidth_bytes_per_s", "hardware.peak_flop_per_s"
 """Fields every latency falls with, whatever the shape; they can be searched without gaps."""
 
-RESOLUTION = 1e-3
-"""Relative width below which a range is no longer split [-]."""
-
 MAX_VALUES = 1024
 """Whole numbers tried one by one at most [-]."""
 
 TILES = (8, 16, 32, 64, 128, 256)
 """Token-side tiles of the matrix instructions and kernels in the kernel files [rows]."""
-
-
-@dataclass(frozen=True)
-class Trial:
-    """One value tried.
-
-    Attributes
-    ----------
-    value : float or str
-        Of the field.
-    growth : float or None
-        T(target) / T(N0) [-]; None where it cannot run.
-    free : bool
-        ``growth`` is within the tolerance.
-    refused : str
-        Why it cannot run.
-    """
-
-    value: Any
-    growth: float | None
-    free: bool
-    refused: str = ""
-
-
-@dataclass(frozen=True)
-class Solution:
-    """The values of a field that make a number of positions free; prints as a sentence.
-
-    Attributes
-    ----------
-    question : str
-        In words.
-    field : str
-        Field or argument path, or ``tile of MODULE``.
-    target_nfp : int
-        Positions asked for [positions].
-    present : float, str or None
-        The field's present value.
-    value : float, str or None
-        The free value nearest the present one, or the first where that is no number; None where there is none.
-    ranges : tuple of (low, high)
-        Every free value found; a single one twice. Between the ends of a range every value is free.
-    undecided : tuple of (low, high)
-        Ranges narrower than the resolution that hold an edge of a free range; never the whole answer.
-    method : {"interval proof", "exhaustive"}
-        How the range was covered.
-    trials : tuple of Trial
-        What was evaluated: every value (exhaustive), or the ends of the range and the closest miss (interval proof).
-    proven : bool
-        Whether ``ranges`` is known to be all there is, up to ``undecided``; with no ranges and nothing undecided, that none
-        exists.
-    """
-
-    question: str
-    field: str
-    target_nfp: int
-    present: Any
-    value: Any
-    ranges: tuple[tuple[Any, Any], ...]
-    undecided: tuple[tuple[float, float], ...]
-    method: Literal["interval proof", "exhaustive"]
-    trials: tuple[Trial, ...]
-
-    @property
-    def exists(self) -> bool:
-        """Whether some value in the range is enough."""
-        return self.value is not None
-
-    @property
-    def proven(self) -> bool:
-        """Whether the answer is certain: a value that was evaluated, or none in a range without gaps."""
-        return self.exists or not self.undecided
-
-    def to_dict(self) -> dict[str, Any]:
-        """Everything a program needs, JSON-safe."""
-        return {
-            "question": self.question,
-            "field": self.field,
-            "target_nfp": self.target_nfp,
-            "present": self.present,
-            "value": self.value,
-            "ranges": [list(pair) for pair in self.ranges],
-            "undecided": [list(pair) for pair in self.undecided],
-            "method": self.method,
-            "proven": self.proven,
-            "trials": [
-                {"value": t.value, "growth": t.growth, "free": t.free, "refused": t.refused} for t in self.trials
-            ],
-        }
-
-    def __str__(self) -> str:
-        ran = [trial for trial in self.trials if trial.growth is not None]
-        if not self.exists:
-            closest = min(ran, key=lambda trial: trial.growth or math.inf, default=None)
-            near = f"; closest {_text(closest.value)} with growth {closest.growth:.3f}" if closest else ""
-            sure = f"none in range ({self.method})" if self.proven else "none found, not proven"
-            return f"{self.question}: {sure}{near}"
-        shown = ", ".join(_text(low) if low == high else f"{_text(low)} to {_text(high)}" for low, high in self.ranges)
-        first = f"nearest the present {_text(self.present)}" if isinstance(self.present, int | float) else "the first"
-        return f"{self.question}: {shown}; {first}: {_text(self.value)} ({self.method})"
-
-
-def _text(value: Any) -> str:
-    return f"{value:.6g}" if isinstance(value, float) else str(value)
 
 
 def solve_for(
@@ -196,10 +90,10 @@ def solve_for(
 
     Examples
     --------
-    Half the bandwidth gives compute twice the time to hide in:
+    Beyond some bandwidth the weights stream too fast for 64 positions to compute behind them:
 
-    >>> found = solve_for("h100", "llama-3.1-8b", "hardware.memory_bandwidth_bytes_per_s", 64, (1e11, 3.35e12))
-    >>> found.exists, found.ranges[-1][1] < 3.35e12
+    >>> found = solve_for("h100", "llama-3.1-8b", "hardware.memory_bandwidth_bytes_per_s", 64, (5e11, 5e13))
+    >>> found.exists, found.ranges[-1][1] < 5e13
     (True, True)
     """
     spec, architecture = load_hardware(hardware), load_model(model)
@@ -408,21 +302,12 @@ def _by_trial(
         field=field,
         target_nfp=question.target,
         present=present,
-        value=_nearest(free, present),
+        value=nearest_value(free, present),
         ranges=tuple((value, value) for value in free),
         undecided=(),
         method="exhaustive",
         trials=tuple(trials),
     )
-
-
-def _nearest(values: list[Any], present: Any) -> Any:
-    if not values:
-        return None
-    numbers = all(isinstance(value, int | float) for value in [*values, present])
-    if not numbers or min([*values, present]) <= 0:
-        return values[0]
-    return min(values, key=lambda value: abs(math.log(value / present)))
 
 
 def _by_intervals(question: _Question, field: str, bounds: tuple[float, float]) -> Solution:
@@ -434,16 +319,16 @@ def _by_intervals(question: _Question, field: str, bounds: tuple[float, float]) 
         factors = np.asarray(values) / present
         held = np.ones_like(factors)
         rates = (factors, held) if field == BANDWIDTH else (held, factors)
-        return _seconds(forward, question.names(forward), np.array([baseline, question.target]), *rates)
+        return forward_seconds(forward, question.names(forward), np.array([baseline, question.target]), *rates)
 
-    free, undecided = _cells(times, question.limit, *bounds)
-    ranges = _joined(free)
+    free, undecided = free_parts(times, question.limit, *bounds)
+    ranges = joined(free)
     ends = sorted({*bounds, *(end for pair in (*ranges, *undecided) for end in pair)})
     growths = dict(zip(ends, (pair[1] / pair[0] for pair in times(np.array(ends))), strict=True))
     # A free point inside what stayed undecided is an answer too, though no range.
     points = [x for pair in undecided for x in pair if growths[x] <= question.limit]
     ranges = ranges or [(x, x) for x in points[:1]]
-    best = _nearest(
+    best = nearest_value(
         [present] if any(low <= present <= high for low, high in ranges) else [x for pair in ranges for x in pair],
         present,
     )
@@ -455,57 +340,10 @@ def _by_intervals(question: _Question, field: str, bounds: tuple[float, float]) 
         present=present,
         value=best,
         ranges=tuple(ranges),
-        undecided=tuple(_joined(undecided)),
+        undecided=tuple(joined(undecided)),
         method="interval proof",
         trials=tuple(Trial(x, float(growths[x]), bool(growths[x] <= question.limit)) for x in shown),
     )
-
-
-def _seconds(
-    forward: BoundForward, names: tuple[str, ...], positions: Any, bandwidth: FloatArray, peak: FloatArray
-) -> FloatArray:
-    """T at each position under scaled rates, shape (rates, positions) [s]."""
-    total = np.zeros((bandwidth.size, positions.size))
-    for use, bound in zip(forward.uses, forward.bound, strict=True):
-        if use.name in names:
-            total += use.count * seconds_over_rates(bound, forward.tokens(use, positions), bandwidth, peak)
-    return total
-
-
-Pairs = list[tuple[float, float]]
-
-
-def _cells(times: Callable[[FloatArray], FloatArray], limit: float, low: float, high: float) -> tuple[Pairs, Pairs]:
-    """Free cells and undecided ones of [low, high]; everything else is proven not free."""
-    active, free, undecided = [(low, high)], [], []
-    while active:
-        cells = np.array(active)
-        at_low, at_high = times(cells[:, 0]), times(cells[:, 1])
-        everywhere = at_low[:, 1] <= limit * at_high[:, 0]
-        nowhere = at_high[:, 1] > limit * at_low[:, 0]
-        following: Pairs = []
-        for (a, b), all_free, none_free in zip(active, everywhere, nowhere, strict=True):
-            if all_free:
-                free.append((a, b))
-            elif not none_free:
-                middle = math.sqrt(a * b)
-                if b / a - 1 < RESOLUTION:
-                    undecided.append((a, b))
-                else:
-                    following += [(a, middle), (middle, b)]
-        active = following
-    return free, undecided
-
-
-def _joined(cells: Pairs) -> Pairs:
-    """Neighbouring cells as one."""
-    joined: Pairs = []
-    for low, high in sorted(cells):
-        if joined and low <= joined[-1][1]:
-            joined[-1] = (joined[-1][0], max(high, joined[-1][1]))
-        else:
-            joined.append((low, high))
-    return joined
 
 
 __all__ = ["Solution", "Trial", "bandwidth_for", "solve_for", "tile_for"]

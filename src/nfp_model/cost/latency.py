@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -76,14 +76,17 @@ class BoundOperator:
             return _gemm_seconds(self, self.operator, counted)
         return np.broadcast_to(evaluate(*equation_inputs(self, counted)), counted.shape)
 
-    def seconds_with(self, constants: Constants, tokens: IntArray) -> FloatArray:
-        """Latency with other constants while every GEMM keeps the tile that wins under its own: what a derivative needs [s]."""
+    def seconds_with(self, sets: Sequence[Constants], tokens: IntArray) -> list[FloatArray]:
+        """Latency under other sets of constants while every GEMM keeps the tile that wins under its own [s].
+
+        What a derivative needs: the counts are computed once, and a tile does not change under a small step.
+        """
         counts = None
         if isinstance(self.operator, Gemm) and isinstance(self.kernel, GemmKernel) and self.kernel.selection == "menu":
             counts = _winning_counts(self, self.operator, self.kernel, tokens)
         kind, shape = shape_inputs(self, tokens, counts)
-        values = {**shape, **constant_inputs(constants, shape)}
-        return np.broadcast_to(np.atleast_2d(evaluate(kind, values))[0], tokens.shape)
+        results = [evaluate(kind, {**shape, **constant_inputs(constants, shape)}) for constants in sets]
+        return [np.broadcast_to(np.atleast_2d(result)[0], tokens.shape) for result in results]
 
     def terms(self, tokens: npt.ArrayLike) -> dict[str, FloatArray]:
         """The equation's terms at the winning menu entry, with the ideal matrix time of useful rows alone [s].

@@ -6,6 +6,7 @@ Rates enter no tile, wave or split count, so the counts are taken once and the e
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -51,6 +52,8 @@ def seconds_over_rates(
     (True, True)
     """
     kind, shape = shape_inputs(bound, tokens)
+    if kind == "gemm":
+        shape = _undominated(shape)
     memory, matrix = (np.asarray(factor, dtype=np.float64).ravel() for factor in (bandwidth, peak))
     if isinstance(bound.operator, Collective):
         memory = np.ones_like(memory)
@@ -66,6 +69,33 @@ def seconds_over_rates(
         seconds = evaluate(kind, {**inputs, **constant_inputs(bound.fit.values(), inputs)})
         out[part] = np.broadcast_to(seconds, (memory[part].size, menu, tokens.size)).min(axis=1)
     return out
+
+
+_MENU = ("tile_rows", "tile_columns", "splits", "is_split", "waves")
+
+
+def _undominated(shape: dict[str, Any]) -> dict[str, Any]:
+    """A menu cut down, row count by row count, to the entries that can win at some pair of rates.
+
+    At one M the entries differ in their splits, their matrix work and their chain only, and a latency rises with each of the
+    three; so an entry that another equals or beats in all three never wins alone.
+    """
+    splits, waves = shape["splits"], shape["waves"]
+    entries, columns = waves.shape
+    if entries == 1:
+        return shape
+    chain = waves / splits
+    work = chain * shape["tile_rows"] * shape["tile_columns"]
+    kept = np.ones((entries, columns), dtype=bool)
+    for index in range(entries):
+        equal_or_better = kept & (splits <= splits[index]) & (chain <= chain[index]) & (work <= work[index])
+        equal_or_better[index] = False
+        kept[index] = ~equal_or_better.any(axis=0)
+    width = int(kept.sum(axis=0).max())
+    # The entries kept come first; a column with fewer is filled with entries that are beaten anyway.
+    order = np.argsort(~kept, axis=0, kind="stable")[:width]
+    cut = {name: np.take_along_axis(np.broadcast_to(shape[name], waves.shape), order, axis=0) for name in _MENU}
+    return {**shape, **cut}
 
 
 def _parts(rates: int, elements_each: int) -> Iterator[slice]:

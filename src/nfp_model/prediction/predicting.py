@@ -13,11 +13,13 @@ import numpy.typing as npt
 
 from nfp_model.boundary import near_free_boundary
 from nfp_model.cost.binding import bind, check_backend, choose_backend
+from nfp_model.cost.latency import link_bandwidth
 from nfp_model.curve import BoundForward, LatencyCurve
 from nfp_model.errors import InvalidArgumentError, MemoryCapacityError, require_positive, require_positive_int
 from nfp_model.kernels.counts import FloatArray
 from nfp_model.operators import FusedMoE, Gemm, Operator, forward_operators
 from nfp_model.prediction.result import Prediction, saturated_positions
+from nfp_model.quantities import format_si
 from nfp_model.specs.hardware import HardwareSpec
 from nfp_model.specs.model import ModelSpec
 from nfp_model.specs.registry import load_hardware, load_model
@@ -187,6 +189,7 @@ def _warnings(hardware: HardwareSpec, model: ModelSpec, forward: BoundForward, a
         found.append(
             f"weight-only: {weights} is expanded to {activations}, {hardware.title} has no {weights} matrix units"
         )
+    found += _slow_links(hardware, forward.workload.ranks)
     if model.diffusion is None and forward.workload.decode_mode == "block":
         found.append(
             f"{model.title} is not a diffusion model; block mode assumes bidirectional attention among the new positions"
@@ -194,6 +197,20 @@ def _warnings(hardware: HardwareSpec, model: ModelSpec, forward: BoundForward, a
     if model.diffusion is not None and not model.diffusion.cached:
         found.append(f"{model.title} keeps no exact KV cache; the cached context stands for an approximate block cache")
     return tuple(found)
+
+
+def _slow_links(hardware: HardwareSpec, ranks: int) -> list[str]:
+    """What ranks beyond the scale-up domain talk over."""
+    links = hardware.interconnect
+    inside = links.scale_up_bandwidth_bytes_per_s is not None and ranks <= links.scale_up_domain
+    if ranks == 1 or inside:
+        return []
+    name = "inter-node" if links.scale_out_bandwidth_bytes_per_s else "host"
+    fits = f"links {links.scale_up_domain} GPUs" if links.scale_up_bandwidth_bytes_per_s else "has no link between GPUs"
+    speed = format_si(link_bandwidth(hardware, ranks), "B/s")
+    return [
+        f"{hardware.title} {fits}: every collective of {ranks} ranks is counted over the {name} connection of {speed}"
+    ]
 
 
 def _expanded(hardware: HardwareSpec, forward: BoundForward) -> list[tuple[str, str]]:

@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from nfp_model.baselines import idle_compute_positions
 from nfp_model.boundary import Boundary, near_free_boundary, saturated_baseline
+from nfp_model.citations import Citation, gathered_citations
 from nfp_model.curve import BoundForward, LatencyCurve
 from nfp_model.kernels.counts import FloatArray
 from nfp_model.operators import MODULES, Module, cache_bytes, weight_bytes
@@ -233,6 +234,15 @@ class Prediction:
         from nfp_model.prediction.explanation import explain_prediction
 
         return explain_prediction(self)
+
+    @cached_property
+    def citations(self) -> tuple[Citation, ...]:
+        """The public references this prediction rests on: equations, kernel rows, constants, specs."""
+        rows = [row for report in self.operators for row in (report.kernel, report.kernel_at_exit) if row is not None]
+        kinds = {bound.winning_inputs(1)[0] for bound in self.forward.bound}
+        fits = [bound.fit.data for bound in self.forward.bound]
+        specs = [*self.hardware.sources.values(), self.model.source]
+        return gathered_citations(kinds, [*(row.source for row in rows), *fits, *specs])
 
     def explain(self) -> Explanation:
         """Why the number is what it is: prints as text, ``.latex()`` gives the equations."""

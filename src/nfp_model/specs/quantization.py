@@ -18,13 +18,16 @@ from nfp_model.errors import NfpModelError, SpecError, UnsupportedError
 ALGORITHMS = {
     "FP8": "fp8", "FP8_PER_CHANNEL_PER_TOKEN": "fp8", "FP8_PB_WO": "fp8_block", "FP8_BLOCK": "fp8_block",
     "NVFP4": "nvfp4", "NVFP4_AWQ": "nvfp4", "W4A16_NVFP4": "nvfp4_w4a16", "MXFP4": "mxfp4", "W4A16_MXFP4": "mxfp4",
-    "W4A16_AWQ": "int4", "W4A16": "int4", "INT4_AWQ": "int4", "W4A8_AWQ": "int4", "W8A16": "int8",
+    "W4A16_AWQ": "int4", "W4A16": "int4", "INT4_AWQ": "int4", "W4A8_AWQ": "int4", "W8A16": "int8_w8a16",
     "W8A8_SQ_PER_CHANNEL": "int8", "INT8": "int8",
 }  # fmt: skip
 """ModelOpt's ``quant_algo`` -> storage format."""
 
 KEPT_UNLESS_NAMED = frozenset({"router", "head", "embedding"})
 """Weight groups every quantiser leaves alone unless a file names them one by one."""
+
+WEIGHT_ONLY = {"int8": "int8_w8a16", "nvfp4": "nvfp4_w4a16"}
+"""Formats whose activations a file leaves in 16 bits -> the format with 16-bit math; fp8 has none, engines quantise for it."""
 
 _IN_FEED_FORWARD = frozenset({"dense_ffn", "experts", "shared_experts"})
 _PREFIX = re.compile(r"^(?:(?:model|language_model|backbone)\.)+")
@@ -195,6 +198,7 @@ def _names(config: Mapping[str, Any], *keys: str) -> tuple[str, ...]:
 def _integer_scheme(config: Mapping[str, Any], excluded: tuple[str, ...], origin: str) -> Quantization:
     bits, group_size = config.get("bits", config.get("w_bit")), config.get("group_size", config.get("q_group_size"))
     dtype = _weights_dtype({"num_bits": bits, "type": "int", "group_size": group_size}, "", origin)
+    dtype = WEIGHT_ONLY.get(dtype, dtype)
     named = {"lm_head": dtype} if config.get("lm_head") else {}
     return Quantization(default=dtype, named=named, excluded=excluded, notes=_group_note(dtype, group_size))
 
@@ -208,6 +212,8 @@ def _group_scheme(config: Mapping[str, Any], excluded: tuple[str, ...], origin: 
         if not weights:
             continue
         dtype = _weights_dtype(weights, group.get("format") or config.get("format") or "", origin)
+        if not group.get("input_activations"):
+            dtype = WEIGHT_ONLY.get(dtype, dtype)
         notes += _group_note(dtype, weights.get("group_size"))
         for target in group.get("targets") or ["Linear"]:
             if target == "Linear":
@@ -232,7 +238,10 @@ def _algorithm_scheme(config: Mapping[str, Any], excluded: tuple[str, ...], orig
         raise UnsupportedError(f"{origin}: quant_algo MIXED_PRECISION without quantized_layers")
     named = {name: ALGORITHMS[algorithm] for name, algorithm in algorithms.items()}
     default = None if mixed else ALGORITHMS[overall]
-    return Quantization(default=default, named=named, excluded=excluded)
+    notes: tuple[str, ...] = ()
+    if "W4A8_AWQ" in (overall, *algorithms.values()):
+        notes = ("W4A8_AWQ is stored as int4; its math in 8 bits is counted in 16",)
+    return Quantization(default=default, named=named, excluded=excluded, notes=notes)
 
 
 def _weights_dtype(weights: Mapping[str, Any], layout: str, origin: str) -> str:

@@ -31,6 +31,9 @@ if TYPE_CHECKING:
 CHUNK_POINTS = 1 << 16
 """Points computed and written together [-]."""
 
+CHUNK_TOKENS = 1 << 12
+"""Token counts whose menu of tiles is held at once where rates move [-]."""
+
 BANDWIDTH, PEAK = "hardware.memory_bandwidth_bytes_per_s", "hardware.peak_flop_per_s"
 """Axes that move no tile count, evaluated together; a value of the second multiplies every peak."""
 
@@ -242,7 +245,7 @@ def _tasks(
     count = 1 if rates is None else rates[0].size
     for index, combination in enumerate(itertools.product(*(grid[name] for name in shapes))):
         changes = dict(zip(shapes, combination, strict=True))
-        for first, some in _split(tokens, CHUNK_POINTS):
+        for first, some in _split(tokens, CHUNK_POINTS if rates is None else CHUNK_TOKENS):
             step = max(1, CHUNK_POINTS // (1 if some is None else some.size))
             for start in range(0, count, step):
                 part = slice(start, min(start + step, count))
