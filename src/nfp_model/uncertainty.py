@@ -23,12 +23,14 @@ def log_jacobian(bound: BoundOperator, tokens: IntArray) -> FloatArray:
     fit = bound.fit
     if not fit.fitted:
         return np.empty((0, tokens.size))
+    constants = fit.values()
+    # Copied, not validated: a share a fit left at its bound of 1 is stepped past it.
     moved = [
-        fit.model_copy(update={"constants": fit.constants | {name: fit.constants[name] * float(np.exp(sign * _LOG_STEP))}})
+        constants.model_copy(update={name: fit.constants[name] * float(np.exp(sign * _LOG_STEP))})
         for name in fit.fitted
         for sign in (1.0, -1.0)
     ]
-    logs = np.log(bound.seconds_with([fit.values() for fit in moved], tokens))
+    logs = np.log(bound.seconds_with(moved, tokens))
     return np.asarray((logs[0::2] - logs[1::2]) / (2 * _LOG_STEP))
 
 

@@ -261,8 +261,8 @@ def paper_claim(rows: Sequence[RowScore]) -> Figure | None:
 
 
 def _cumulative(axes: Axes, values: FloatArray, color: str, style: str, label: str) -> None:
-    ordered = np.sort(values)
-    share = 100 * np.arange(1, ordered.size + 1) / ordered.size
+    ordered = np.concatenate([[values.min()], np.sort(values)])
+    share = 100 * np.arange(ordered.size) / values.size
     axes.step(ordered, share, where="post", color=color, linestyle=style, linewidth=1.4, label=label)
 
 

@@ -35,6 +35,7 @@ def row_score(
     refused: Mapping[str, int] | None = None,
     repeats: Sequence[tuple[Curve, Curve]] = (),
     *,
+    references: bool = True,
     described: bool = True,
     rule: str = "",
     calibration: str = "",
@@ -51,17 +52,20 @@ def row_score(
         Reason -> curves without a prediction.
     repeats : sequence of (Curve, Curve)
         Points of the same curves recorded twice.
+    references : bool
+        Score the other predictors too, and keep what the pictures need.
     described, rule, calibration
         As in :class:`~nfp_model.validation.score_records.RowScore`.
     """
     refused = dict(refused or {})
     if not cases:
         return RowScore(key, 0, 0, refused, {}, described=described, rule=rule, calibration=calibration)
-    cases = with_fitted_roofline(cases)
-    names = sorted({name for case in cases for name in case.others})
     predictors = {OURS: _curve_predictor(cases, None)}
-    predictors |= {name: _curve_predictor([case for case in cases if name in case.others], name) for name in names}
-    predictors |= _boundary_predictors(cases)
+    if references:
+        cases = with_fitted_roofline(cases)
+        names = sorted({name for case in cases for name in case.others})
+        predictors |= {name: _curve_predictor([case for case in cases if name in case.others], name) for name in names}
+        predictors |= _boundary_predictors(cases)
     if noise := repeat_score(repeats, cases[0].most, cases[0].baselines):
         predictors[REPEAT] = noise
     errors = np.array([curve_mape(case.predicted[case.judged], case.measured[case.judged]) for case in cases])
@@ -74,7 +78,7 @@ def row_score(
     ratios = {
         f"{tolerance:g}|{baseline}": ratios_of(cases, tolerance, baseline)
         for tolerance in SWEPT
-        for baseline in cases[0].stream
+        for baseline in (cases[0].stream if references else ())
     }
     return RowScore(
         key,
@@ -94,7 +98,9 @@ def row_score(
             name: summary for name, (_, own, left) in ratios.items() if (summary := ratio_summary(own, left))
         },
         worst=tuple(WorstCurve(cases[i].name, float(errors[i]), cause(cases[i])) for i in worst),
-        evidence=evidence_of(cases, order, {name: (idle, own) for name, (idle, own, _) in ratios.items()}),
+        evidence=evidence_of(cases, order, {name: (idle, own) for name, (idle, own, _) in ratios.items()})
+        if references
+        else None,
     )
 
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from datetime import date as calendar
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from nfp_model.errors import InvalidArgumentError, unknown_name
 from nfp_model.specs.registry import load_hardware
@@ -21,7 +22,7 @@ from nfp_model.validation.dense_layers import layer_cases
 from nfp_model.validation.fit_tables import SAMPLE, curve_dtype, sampled
 from nfp_model.validation.recorded import read_timings
 from nfp_model.validation.records import BACKENDS, Curve
-from nfp_model.validation.score_cases import CaseSet, case_set, row_setting
+from nfp_model.validation.score_cases import FITTED, UNCALIBRATED, CaseSet, case_set, row_setting
 from nfp_model.validation.score_records import CurveCase, ExcludedRows, RowKey, RowScore, ScoreReport
 from nfp_model.validation.score_rows import row_score
 from nfp_model.validation.silicon import (
@@ -194,17 +195,20 @@ def _rows_of(
     if not found.cases:
         return [row_score(key, [], found.refused)]
     rows = []
+    # The other predictors do not depend on our constants: one row of a kind shows them.
+    main = FITTED if FITTED in found.cases else UNCALIBRATED
     for constants, cases in found.cases.items():
         label = replace(key, constants=constants)
-        labels = {
+        labels: Any = {
+            "references": constants == main,
             "described": found.described,
             "rule": found.rule,
             "calibration": (found.calibrations or {}).get(constants, ""),
         }
-        rows.append(row_score(label, cases, found.refused, repeats, **labels))  # type: ignore[arg-type]
+        rows.append(row_score(label, cases, found.refused, repeats, **labels))
         layers = layer_cases(curves, cases) if key.operator == "gemm" and len(cases) == len(curves) else []
         if layers:
-            rows.append(row_score(replace(label, operator="dense_layer"), layers, **labels))  # type: ignore[arg-type]
+            rows.append(row_score(replace(label, operator="dense_layer"), layers, **labels))
     return rows
 
 
