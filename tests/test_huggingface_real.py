@@ -59,7 +59,7 @@ REFUSED = {
     "sgl-project--DeepSeek-V4-Pro-FP8": DEEPSEEK_V4,
     "MiniMaxAI--MiniMax-M3": "block-sparse attention chosen by an index branch",
     "nvidia--MiniMax-M3-NVFP4": "block-sparse attention chosen by an index branch",
-    "moonshotai--Kimi-K3": "Kimi delta attention .* output gate on latent attention .* experts of another hidden width",
+    "moonshotai--Kimi-K3": "Kimi delta attention .* output gate on latent attention .* attention over the residuals",
 }
 
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import assume, given, settings, strategies as st
 
 from nfp_model import FusedMoE, load_hardware, load_model, operator_latency, predict_nfp
-from nfp_model.cost.latency import link_bandwidth
+from nfp_model.cost.inputs import link_bandwidth
 from nfp_model.errors import UnsupportedError
 from nfp_model.kernels.routing import routed_rows
 from nfp_model.operators import Attention, Collective, Gemm, LinearScan, forward_operators, weight_bytes
@@ -139,7 +139,7 @@ def test_recurrent_state_is_shared_out() -> None:
         ("qwen3-235b-a22b", {"tensor_parallel": 8, "weight_dtype": "fp8"}, None),
         ("qwen3-235b-a22b", {"tensor_parallel": 4, "weight_dtype": "fp8_block"}, None),
         ("qwen3-coder-480b-a35b", {"tensor_parallel": 8, "weight_dtype": "fp8_block"}, "the expert width is 320 on each"),
-        ("gpt-oss-20b", {"tensor_parallel": 8, "weight_dtype": "fp8_block"}, "a projection of attention is 64 on each of 8"),
+        ("gpt-oss-20b", {"tensor_parallel": 8, "weight_dtype": "fp8_block"}, "the expert width is 360 on each of 8"),
         ("qwen3-0.6b", {"tensor_parallel": 16, "weight_dtype": "fp8_block"}, "the FFN width is 192 on each of 16 ranks"),
     ],
 )  # fmt: skip

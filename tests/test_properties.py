@@ -14,7 +14,8 @@ from nfp_model.boundary import saturated_baseline
 from nfp_model.cost.binding import bind
 from nfp_model.cost.closed_form import evaluated
 from nfp_model.cost.equations import equation
-from nfp_model.cost.latency import BoundOperator, equation_inputs
+from nfp_model.cost.inputs import equation_inputs
+from nfp_model.cost.latency import BoundOperator
 from nfp_model.curve import BoundForward
 from nfp_model.kernels.routing import experts_touched
 from nfp_model.operators import OperatorUse

@@ -9,7 +9,7 @@ from hypothesis import given, settings, strategies as st
 from nfp_model import Gemm, load_hardware
 from nfp_model.cost.binding import bind
 from nfp_model.cost.compiled import evaluate
-from nfp_model.cost.latency import equation_inputs
+from nfp_model.cost.inputs import equation_inputs
 
 
 @settings(max_examples=40)

@@ -15,7 +15,8 @@ from nfp_model.boundary import Boundary, near_free_boundary
 from nfp_model.codesign.findings import Sensitivities, Sensitivity
 from nfp_model.codesign.levers import Lever, Setting, levers_of
 from nfp_model.cost.closed_form import evaluated
-from nfp_model.cost.latency import BoundOperator, shape_inputs
+from nfp_model.cost.inputs import shape_inputs
+from nfp_model.cost.latency import BoundOperator
 from nfp_model.curve import BoundForward
 from nfp_model.errors import NfpModelError, require_positive_int
 from nfp_model.operators import Attention, FusedMoE, Gemm, OperatorUse

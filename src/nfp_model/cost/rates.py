@@ -12,7 +12,8 @@ import numpy as np
 import numpy.typing as npt
 
 from nfp_model.cost.compiled import FloatArray, evaluate
-from nfp_model.cost.latency import BoundOperator, constant_inputs, shape_inputs
+from nfp_model.cost.inputs import constant_inputs, shape_inputs
+from nfp_model.cost.latency import BoundOperator
 from nfp_model.kernels.counts import IntArray
 from nfp_model.operators import Collective
 

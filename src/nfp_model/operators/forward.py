@@ -28,8 +28,8 @@ from nfp_model.specs.model import (
 from nfp_model.workload import Workload
 
 FP8_BLOCK = 128
-"""Edge of an fp8_block scale; a shard that cuts blocks is refused by the engines (vLLM: validate_fp8_block_shape and
-Fp8MoEMethod.create_weights in model_executor/layers/quantization/fp8.py) [elements]."""
+"""Edge of an fp8_block scale [elements]. A shard that cuts blocks is refused by the engines, but for merged columns such as
+qkv (vLLM, model_executor/layers/quantization: validate_fp8_block_shape, Fp8MoEMethod.create_weights)."""
 
 UNQUANTIZED_GROUPS = ("router", "head", "embedding")
 """Groups engines leave in 16 bits when a user asks for quantized weights."""
@@ -175,8 +175,6 @@ def _softmax(model: ModelSpec, group: LayerGroup, part: SoftmaxAttention, worklo
     gate = output if part.output_gate else 0
     weights = _dtype(model, group, "attention", workload)
     output_weights = _dtype(model, group, "attention_output", workload)
-    for width in (queries, keys, *([values] if values else ())):
-        _whole_blocks(model, "a projection of attention", width, ranks, weights)
     _whole_blocks(model, "the attention output", output, ranks, output_weights)
     attention = Attention(
         heads, kv_heads, part.head_dim, _contexts(workload), workload.rank_batch,

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from nfp_model.cost.latency import attention_bytes
+from nfp_model.cost.inputs import attention_bytes
 from nfp_model.kernels.counts import FloatArray, IntArray
 from nfp_model.kernels.routing import experts_touched
 from nfp_model.operators import Attention, FusedMoE, Gemm, Operator

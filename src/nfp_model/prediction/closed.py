@@ -10,8 +10,10 @@ import numpy as np
 
 from nfp_model.boundary import Boundary, near_free_boundary
 from nfp_model.cost import closed_form
-from nfp_model.cost.latency import BoundOperator, IntArray, equation_inputs
+from nfp_model.cost.inputs import equation_inputs
+from nfp_model.cost.latency import BoundOperator
 from nfp_model.kernels.attention import attention_counts
+from nfp_model.kernels.counts import IntArray
 from nfp_model.kernels.routing import experts_touched
 from nfp_model.operators import Attention, FusedMoE, Gemm, Module, OperatorUse
 from nfp_model.prediction.predicting import predict_nfp

@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from nfp_model.boundary import near_free_boundary
 from nfp_model.cost.binding import bind, check_backend, choose_backend
-from nfp_model.cost.latency import link_bandwidth
+from nfp_model.cost.inputs import link_bandwidth
 from nfp_model.curve import BoundForward, LatencyCurve
 from nfp_model.errors import InvalidArgumentError, MemoryCapacityError, require_positive, require_positive_int
 from nfp_model.kernels.counts import FloatArray

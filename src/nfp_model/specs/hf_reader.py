@@ -50,7 +50,6 @@ BEYOND = {
     "linear_attn_config": "Kimi delta attention",
     "mla_use_output_gate": "an output gate on latent attention",
     "attn_res_block_size": "attention over the residuals of earlier blocks",
-    "routed_expert_hidden_size": "experts of another hidden width than the model's",
     "num_kv_shared_layers": "layers that read another layer's KV cache",
     "hidden_size_per_layer_input": "per-layer input embeddings",
     "use_double_wide_mlp": "feed-forward blocks of doubled width",

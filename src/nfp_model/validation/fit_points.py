@@ -11,7 +11,8 @@ import numpy.typing as npt
 
 from nfp_model.cost.binding import kernel_for
 from nfp_model.cost.compiled import FloatArray, evaluate
-from nfp_model.cost.latency import BoundOperator, constant_inputs, shape_inputs
+from nfp_model.cost.inputs import constant_inputs, shape_inputs
+from nfp_model.cost.latency import BoundOperator
 from nfp_model.cost.symbols import SYMBOLS
 from nfp_model.errors import InvalidArgumentError
 from nfp_model.operators import Collective, Operator

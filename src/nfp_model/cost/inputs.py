@@ -1,0 +1,238 @@
+"""The value of every symbol of an operator's equation: datasheet and shape, exact counts, fitted constants."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from nfp_model.cost.symbols import SYMBOLS
+from nfp_model.kernels.attention import attention_counts, serial_steps
+from nfp_model.kernels.counts import AttentionCounts, FloatArray, GemmCounts, IntArray, MoECounts
+from nfp_model.kernels.gemm import gemm_counts
+from nfp_model.kernels.moe import moe_counts
+from nfp_model.operators import (
+    ACTIVATION_BYTES,
+    Attention,
+    Collective,
+    Elementwise,
+    FusedMoE,
+    Gemm,
+    LinearScan,
+    Operator,
+)
+from nfp_model.quantities import element_type
+from nfp_model.specs.attention_kernel import AttentionKernel
+from nfp_model.specs.calibration import Constants, GemmConstants, MoEConstants, StreamConstants
+from nfp_model.specs.gemm_kernel import GemmKernel
+from nfp_model.specs.hardware import HardwareSpec
+from nfp_model.specs.moe_kernel import MoEKernel
+
+if TYPE_CHECKING:
+    from nfp_model.cost.latency import BoundOperator
+
+STEP_BYTES = 65536.0
+"""Bytes of such a step at d_k + d_v = 256 in 16 bits: 128 x 256 x 2 [B]."""
+
+TILE_COST_ROWS = (8, 16, 32, 64, 128)
+TILE_COST = (1.0 / 1.68, 1.2 / 1.68, 1.48 / 1.68, 1.0, 2.2 / 1.68)
+"""Relative time of a key step by query-tile rows, 64 rows = 1: FlashInfer's TRT-LLM-gen cost table (fmhaKernels.cuh)."""
+
+
+def equation_inputs(bound: BoundOperator, tokens: IntArray) -> tuple[str, dict[str, Any]]:
+    """Equation kind and the value of every symbol for an operator over token counts."""
+    kind, shape = shape_inputs(bound, tokens)
+    values = {**shape, **constant_inputs(bound.fit.values(), shape)}
+    return kind, {name: value for name, value in values.items() if name in SYMBOLS}
+
+
+def shape_inputs(
+    bound: BoundOperator, tokens: IntArray, gemm_counted: GemmCounts | None = None
+) -> tuple[str, dict[str, Any]]:
+    """Equation kind and everything the fitted constants do not touch: datasheet, shape, exact counts.
+
+    A fit computes these once per shape and moves only :func:`constant_inputs`. Besides symbols, the mapping holds what the
+    constants are applied to: ``rereads_up`` and ``rereads_down`` (MoE), ``fair_step`` (attention), ``launches`` (streams).
+    """
+    operator = bound.operator
+    if isinstance(operator, Gemm):
+        return "gemm", gemm_inputs(bound, operator, tokens, gemm_counted)
+    if isinstance(operator, FusedMoE):
+        return "moe", moe_inputs(bound, operator, tokens)
+    if isinstance(operator, Attention):
+        return "attention", attention_inputs(bound, operator, tokens)
+    return "stream", stream_inputs(bound, operator, tokens)
+
+
+def constant_inputs(constants: Constants, shape: Mapping[str, Any]) -> dict[str, Any]:
+    """Symbol values the fitted constants give, for the shape inputs of the same operator kind."""
+    if isinstance(constants, StreamConstants):
+        return {
+            "fixed_time": constants.fixed_time_s * shape["launches"],
+            "memory_efficiency": constants.memory_efficiency,
+        }
+    common = {
+        "fixed_time": constants.fixed_time_s,
+        "memory_efficiency": constants.memory_efficiency,
+        "matrix_efficiency": constants.matrix_efficiency,
+        "overlap_exponent": constants.overlap_exponent,
+    }
+    if isinstance(constants, GemmConstants):
+        return common | {"chain_time": constants.chain_time_s, "split_time": constants.split_time_s}
+    if isinstance(constants, MoEConstants):
+        return common | {
+            "reread_up": np.where(shape["rereads_up"], 1.0, constants.reread_share),
+            "reread_down": np.where(shape["rereads_down"], 1.0, constants.reread_share),
+            "activation_efficiency": constants.activation_efficiency,
+        }
+    return common | {
+        "sequence_time": constants.sequence_time_s,
+        "cta_time": constants.cta_time_s,
+        "step_time": constants.step_share * shape["fair_step"],
+        "split_time": constants.split_time_s,
+    }
+
+
+def gemm_inputs(
+    bound: BoundOperator, operator: Gemm, rows: IntArray, counted: GemmCounts | None = None
+) -> dict[str, Any]:
+    """Shape inputs of the GEMM equation, shape (menu, rows) where the tile decides; of the counts given, if any."""
+    kernel, hardware = bound.kernel, bound.hardware
+    assert isinstance(kernel, GemmKernel)
+    counts = counted or gemm_counts(kernel, hardware, operator, rows)
+    return {
+        "bandwidth": hardware.memory_bandwidth_bytes_per_s,
+        "peak": hardware.peak(operator.weight_dtype, operator.activation_dtype),
+        "sm_count": float(hardware.sm_count),
+        "weight_bytes": operator.weight_bytes,
+        "row_bytes": float(operator.activation_bytes_per_row),
+        "rows": rows.astype(np.float64),
+        "out_features": float(operator.out_features),
+        "in_features": float(operator.in_features),
+        "tile_rows": counts.tile_rows,
+        "tile_columns": counts.tile_columns,
+        "splits": counts.splits,
+        "is_split": (counts.splits > 1).astype(np.float64),
+        "waves": counts.waves,
+    }
+
+
+def moe_inputs(bound: BoundOperator, operator: FusedMoE, tokens: IntArray) -> dict[str, Any]:
+    """Shape inputs of the fused-MoE equation, shape (tokens,)."""
+    kernel, hardware = bound.kernel, bound.hardware
+    assert isinstance(kernel, MoEKernel)
+    counts = moe_counts(kernel, hardware, operator, tokens)
+    return {
+        "bandwidth": hardware.memory_bandwidth_bytes_per_s,
+        "peak": hardware.peak(operator.weight_dtype, operator.activation_dtype),
+        "experts_touched": counts.experts_touched,
+        "row_blocks": counts.row_blocks,
+        "tile_rows": counts.block_rows,
+        "up_bytes": operator.up_bytes,
+        "down_bytes": operator.down_bytes,
+        "rereads_up": counts.rereads_up,
+        "rereads_down": counts.rereads_down,
+        "row_flop": operator.flop_per_routed_row,
+        "moved_bytes": moe_row_bytes(operator, counts, tokens),
+    }
+
+
+def moe_row_bytes(operator: FusedMoE, counts: MoECounts, tokens: IntArray) -> FloatArray:
+    """Row traffic of a fused MoE [B].
+
+    With R rows routed to this rank's experts and M k pairs over all ranks, in 16 bits::
+
+        4 h R              rows gathered, results of the second GEMM written
+        (6 i + 2 h) M k    activation over gate and up rows, weighted sum over the choices: every pair, local or not
+        4 h M              input and output
+    """
+    pairs = tokens * operator.top_k
+    everywhere = pairs * (3 * operator.local_width + operator.hidden_size)
+    local = 2 * counts.routed_rows * operator.hidden_size
+    return np.asarray(ACTIVATION_BYTES * (local + everywhere + 2.0 * operator.hidden_size * tokens))
+
+
+def attention_inputs(bound: BoundOperator, operator: Attention, positions: IntArray) -> dict[str, Any]:
+    """Shape inputs of the attention equation, shape (positions,)."""
+    kernel, hardware = bound.kernel, bound.hardware
+    assert isinstance(kernel, AttentionKernel)
+    counts = attention_counts(kernel, hardware, operator, positions)
+    width = (operator.head_dim + operator.values_dim) / 256.0 * element_type(operator.kv_dtype).bytes / 2.0
+    return {
+        "bandwidth": hardware.memory_bandwidth_bytes_per_s,
+        "peak": hardware.peak_flop_per_s["bfloat16"],
+        "batch": float(operator.batch_size),
+        "kv_bytes": attention_bytes(operator, positions),
+        "waves": counts.waves,
+        "key_steps": serial_steps(counts.keys, counts.splits),
+        "step_width": width,
+        "tile_cost": np.interp(counts.tile_rows, TILE_COST_ROWS, TILE_COST),
+        "padded_flop": _padded_attention_flop(operator, counts),
+        "is_split": (counts.splits > 1).astype(np.float64),
+        "fair_step": STEP_BYTES * hardware.sm_count / hardware.memory_bandwidth_bytes_per_s,
+    }
+
+
+def _padded_attention_flop(operator: Attention, counts: AttentionCounts) -> FloatArray:
+    """FLOP over whole query tiles: tiles x B n_kv x tile rows x 2 x keys x (d_k + d_v) [FLOP]."""
+    tiles = counts.query_tiles * operator.batch_size * operator.num_kv_heads
+    return np.asarray(tiles * counts.tile_rows * 2.0 * counts.keys * (operator.head_dim + operator.values_dim))
+
+
+def attention_bytes(operator: Attention, positions: IntArray) -> FloatArray:
+    """KV bytes one attention reads: every sequence's visible cache and the new positions, once [B]."""
+    lengths = operator.context_lengths
+    cached = sum(operator.keys_before(length) for length in lengths) / len(lengths)
+    return np.asarray((cached + positions) * operator.batch_size * operator.cache_bytes_per_token)
+
+
+def stream_inputs(bound: BoundOperator, operator: Operator, rows: IntArray) -> dict[str, Any]:
+    """Shape inputs of the streaming equation, shape (rows,)."""
+    hardware = bound.hardware
+    launches, bandwidth = 1, hardware.memory_bandwidth_bytes_per_s
+    if isinstance(operator, Elementwise):
+        launches, moved = operator.launches, operator.fixed_bytes + operator.bytes_per_row * rows
+    elif isinstance(operator, LinearScan):
+        moved = operator.state_bytes + operator.bytes_per_row * rows
+    else:
+        assert isinstance(operator, Collective)
+        moved, bandwidth = collective_bytes(operator) * rows, link_bandwidth(hardware, operator.ranks)
+    return {"bandwidth": bandwidth, "moved_bytes": np.asarray(moved, dtype=np.float64), "launches": launches}
+
+
+def collective_bytes(operator: Collective) -> float:
+    """Bytes of one row that cross a rank's link in one direction [B]: 2(r-1)/r for all-reduce, (r-1)/r for the others."""
+    passes = 2.0 if operator.kind == "all_reduce" else 1.0
+    return passes * (operator.ranks - 1) / operator.ranks * operator.bytes_per_row
+
+
+def link_bandwidth(hardware: HardwareSpec, ranks: int) -> float:
+    """One-direction bandwidth between ``ranks`` GPUs: scale-up links inside their domain, else the slower link out [B/s]."""
+    links = hardware.interconnect
+    if links.scale_up_bandwidth_bytes_per_s is not None and ranks <= links.scale_up_domain:
+        return links.scale_up_bandwidth_bytes_per_s
+    outside = links.scale_out_bandwidth_bytes_per_s or links.host_bandwidth_bytes_per_s
+    # 64 GB/s: PCIe Gen5 x16, one direction, where a chip's spec names no link at all.
+    return outside or 64e9
+
+
+def useful_matrix_seconds(bound: BoundOperator, tokens: IntArray) -> FloatArray:
+    """Matrix time of the useful rows alone, without tile, wave or block padding, at the fitted efficiency [s]."""
+    operator, constants = bound.operator, bound.fit.values()
+    if isinstance(constants, StreamConstants):
+        return np.zeros(tokens.size)
+    if isinstance(operator, Gemm):
+        flop, peak = (
+            operator.flop_per_row * tokens,
+            bound.hardware.peak(operator.weight_dtype, operator.activation_dtype),
+        )
+    elif isinstance(operator, FusedMoE):
+        share = operator.top_k / operator.expert_parallel
+        flop, peak = operator.flop_per_routed_row * share * tokens, bound.hardware.peak(operator.weight_dtype)
+    else:
+        assert isinstance(operator, Attention)
+        keys = sum(operator.keys_before(c) for c in operator.context_lengths) / len(operator.context_lengths)
+        flop = operator.flop_per_position_and_key * operator.batch_size * tokens * (keys + tokens)
+        peak = bound.hardware.peak_flop_per_s["bfloat16"]
+    return np.asarray(flop / (peak * constants.matrix_efficiency))
