@@ -25,7 +25,9 @@ FRESH = {
 
 @pytest.mark.parametrize("name", FRESH)
 def test_fresh_process(benchmark: Any, name: str) -> None:
-    benchmark.pedantic(lambda: subprocess.run([sys.executable, "-c", FRESH[name]], check=True), rounds=7, warmup_rounds=1)
+    benchmark.pedantic(
+        lambda: subprocess.run([sys.executable, "-c", FRESH[name]], check=True), rounds=7, warmup_rounds=1
+    )
 
 
 @pytest.mark.parametrize("model", ["mixtral", "llama-3.1-8b", "deepseek_v3"])
@@ -52,5 +54,7 @@ def test_memory_of_gemm_points_is_linear(benchmark: Any) -> None:
         return peak
 
     bound.seconds(np.arange(1, 4097))
-    benchmark.extra_info["bytes_per_point"] = {points: peak_bytes(points) / points for points in (100_000, 400_000, 1_600_000)}
+    benchmark.extra_info["bytes_per_point"] = {
+        points: peak_bytes(points) / points for points in (100_000, 400_000, 1_600_000)
+    }
     benchmark.pedantic(peak_bytes, args=(100_000,), rounds=1)

@@ -13,7 +13,9 @@ from nfp_model import predict_nfp
 
 
 def nfp(*arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, "-m", "nfp_model", *arguments], capture_output=True, text=True, check=False, timeout=120)
+    return subprocess.run(
+        [sys.executable, "-m", "nfp_model", *arguments], capture_output=True, text=True, check=False, timeout=120
+    )
 
 
 def test_predict_json_carries_the_library_numbers() -> None:
@@ -27,7 +29,14 @@ def test_predict_prints_both_baselines_and_the_module_table() -> None:
     text = nfp("predict", "h100", "mixtral").stdout
     assert text.strip() == str(prediction)
     assert prediction.saturated is not None
-    for piece in ("1 position", f"saturated ({prediction.saturated.baseline})", "idle-compute", "over-prediction", "moe_ffn", "binding"):
+    for piece in (
+        "1 position",
+        f"saturated ({prediction.saturated.baseline})",
+        "idle-compute",
+        "over-prediction",
+        "moe_ffn",
+        "binding",
+    ):
         assert piece in text
 
 
@@ -56,7 +65,10 @@ def test_several_models_print_one_table_with_refusals() -> None:
         (("predict", "h10", "mixtral"), "unknown hardware 'h10'; did you mean 'h100'"),
         (("predict", "h100", "mixtrl"), "unknown model 'mixtrl'; did you mean 'mixtral'"),
         (("predict", "h100", "mixtral", "--tolerance", "0"), "tolerance must be a finite number above 0"),
-        (("predict", "h100", "mixtral", "--baseline", "many"), "baseline must be a whole number or 'saturated', got 'many'"),
+        (
+            ("predict", "h100", "mixtral", "--baseline", "many"),
+            "baseline must be a whole number or 'saturated', got 'many'",
+        ),
         (("predict", "h100", "mixtral", "--backend", "vlm"), "unknown backend 'vlm'; did you mean 'vllm'"),
         (("predict", "h100", "mixtral", "--nonsense"), "No such option: --nonsense"),
         (("predict", "h100", "mixtral", "--strict-memory"), "needs 93.9 GB per GPU"),

@@ -18,7 +18,9 @@ SMALL = ("--batch-sizes", "1,8,64", "--context", "4096")
 
 
 def nfp(*arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, "-m", "nfp_model", *arguments], capture_output=True, text=True, check=False, timeout=120)
+    return subprocess.run(
+        [sys.executable, "-m", "nfp_model", *arguments], capture_output=True, text=True, check=False, timeout=120
+    )
 
 
 def test_done_when_vllm_reads_the_flag_value() -> None:
@@ -63,7 +65,9 @@ def test_engines_of_one_draft_length(engine: str, flag: str) -> None:
 
 
 def test_json_holds_the_table_and_the_export() -> None:
-    done = nfp(*QWEN, *SMALL, "--draft", "fixed:0.1", "--rule", "near_free", "--tolerance", "0.5", "--export", "vllm", "--json")
+    done = nfp(
+        *QWEN, *SMALL, "--draft", "fixed:0.1", "--rule", "near_free", "--tolerance", "0.5", "--export", "vllm", "--json"
+    )
     data = json.loads(done.stdout)
     export = data.pop("export")
     from nfp_model.acceptance import DraftCost
@@ -96,7 +100,9 @@ def test_diffusion_blocks_and_their_export() -> None:
     done = nfp("schedule", "h200", "llada2.0-mini", "--diffusion", "--tpf", "published", "--export", "sglang")
     costs = block_costs("h200", "llada2.0-mini", tokens_per_forward="published")
     assert done.stdout.startswith(str(costs))
-    text = nfp("schedule", "h200", "llada2.0-mini", "--diffusion", "--tpf", "16:2.44,32:2.55", "--export", "sglang", "-q").stdout
+    text = nfp(
+        "schedule", "h200", "llada2.0-mini", "--diffusion", "--tpf", "16:2.44,32:2.55", "--export", "sglang", "-q"
+    ).stdout
     assert costs.decision.best is not None
     assert parse_diffusion("sglang", text) == costs.decision.best.block
 

@@ -28,9 +28,13 @@ def test_contract_name_loads(name: str) -> None:
 def test_stub_declares_every_public_name_and_spec_alias_and_no_other() -> None:
     tree = ast.parse(Path(nfp_model.__file__).with_suffix(".pyi").read_text())
     imported = {alias.asname for node in tree.body if isinstance(node, ast.ImportFrom) for alias in node.names}
-    declared = {node.target.id for node in tree.body if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name)}
+    declared = {
+        node.target.id for node in tree.body if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name)
+    }
     assert imported == set(nfp_model._HOME_OF)
-    specs = [load_hardware(path) for path in spec_files("hardware")] + [load_model(path) for path in spec_files("model")]
+    specs = [load_hardware(path) for path in spec_files("hardware")] + [
+        load_model(path) for path in spec_files("model")
+    ]
     names = {normalized(name) for spec in specs for name in (spec.name, *spec.aliases)}
     assert declared - {"__version__"} == {name for name in names if name.isidentifier()}
 
@@ -46,7 +50,11 @@ def test_unknown_attribute_is_an_attribute_error() -> None:
 
 
 def test_names_and_specs_do_not_clash() -> None:
-    hardware = {normalized(n) for path in spec_files("hardware") for n in (load_hardware(path).name, *load_hardware(path).aliases)}
+    hardware = {
+        normalized(n)
+        for path in spec_files("hardware")
+        for n in (load_hardware(path).name, *load_hardware(path).aliases)
+    }
     models = {normalized(n) for path in spec_files("model") for n in (load_model(path).name, *load_model(path).aliases)}
     assert not hardware & models
 
@@ -57,4 +65,6 @@ def test_import_loads_nothing_heavy() -> None:
         "heavy = {'matplotlib', 'torch', 'pandas', 'aiconfigurator_core', 'typer', 'rich', 'scipy.optimize', 'pyarrow'};"
         "print(sorted(heavy & set(sys.modules)))"
     )
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
+    assert (
+        subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
+    )

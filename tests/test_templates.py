@@ -43,7 +43,9 @@ def test_unknown_field_names_the_nearest() -> None:
 
 def test_sparse_peak_is_refused() -> None:
     with pytest.raises(ValueError, match="sparse"):
-        hardware_variant(load_hardware("h100"), "x", {"peak_flop_per_s.bfloat16": 1979e12, "flop_per_clock_per_sm": 4096})
+        hardware_variant(
+            load_hardware("h100"), "x", {"peak_flop_per_s.bfloat16": 1979e12, "flop_per_clock_per_sm": 4096}
+        )
 
 
 def test_assignment_reads_numbers_and_words() -> None:

@@ -71,4 +71,9 @@ def test_wheel_carries_types_and_licence(built: Path) -> None:
 def test_sdist_carries_sources_and_specs(built: Path) -> None:
     with tarfile.open(next(built.glob("*.tar.gz"))) as archive:
         names = {"/".join(name.split("/")[1:]) for name in archive.getnames()}
-    assert {"pyproject.toml", "hardware_specs/nvidia/h100_sxm5.toml", "model_specs/mixtral_8x7b.toml", "tests/conftest.py"} <= names
+    assert {
+        "pyproject.toml",
+        "hardware_specs/nvidia/h100_sxm5.toml",
+        "model_specs/mixtral_8x7b.toml",
+        "tests/conftest.py",
+    } <= names

@@ -102,6 +102,9 @@ def stream() -> Equation:
 
 _BUILDERS = {"gemm": gemm, "moe": moe, "attention": attention, "stream": stream}
 
+KINDS = tuple(_BUILDERS)
+"""Operator kinds with an equation of their own."""
+
 
 @cache
 def equation(kind: str) -> Equation:

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from nfp_model.cost.symbols import SYMBOLS
 from nfp_model.kernels.attention import attention_counts, serial_steps
 from nfp_model.kernels.counts import AttentionCounts, FloatArray, GemmCounts, IntArray, MoECounts
 from nfp_model.kernels.gemm import gemm_counts
@@ -32,6 +31,9 @@ from nfp_model.specs.moe_kernel import MoEKernel
 if TYPE_CHECKING:
     from nfp_model.cost.latency import BoundOperator
 
+HELPERS = frozenset({"rereads_up", "rereads_down", "fair_step", "launches"})
+"""Shape inputs that are no symbols: what the constants are applied to."""
+
 STEP_BYTES = 65536.0
 """Bytes of such a step at d_k + d_v = 256 in 16 bits: 128 x 256 x 2 [B]."""
 
@@ -44,7 +46,7 @@ def equation_inputs(bound: BoundOperator, tokens: IntArray) -> tuple[str, dict[s
     """Equation kind and the value of every symbol for an operator over token counts."""
     kind, shape = shape_inputs(bound, tokens)
     values = {**shape, **constant_inputs(bound.fit.values(), shape)}
-    return kind, {name: value for name, value in values.items() if name in SYMBOLS}
+    return kind, {name: value for name, value in values.items() if name not in HELPERS}
 
 
 def shape_inputs(

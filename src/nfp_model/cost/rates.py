@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from nfp_model.cost.compiled import FloatArray, evaluate
+from nfp_model.cost.compiled import evaluate
 from nfp_model.cost.inputs import constant_inputs, shape_inputs
 from nfp_model.cost.latency import BoundOperator
-from nfp_model.kernels.counts import IntArray
+from nfp_model.kernels.counts import FloatArray, IntArray
 from nfp_model.operators import Collective
 
 CHUNK_ELEMENTS = 1 << 18

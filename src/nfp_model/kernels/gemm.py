@@ -161,7 +161,12 @@ def _menu_counts(kernel: GemmKernel, hardware: HardwareSpec, operator: Gemm, row
 
 
 def chosen_counts(
-    kernel: GemmKernel, hardware: HardwareSpec, operator: Gemm, rows: IntArray, entries: npt.NDArray[np.intp], covered: int
+    kernel: GemmKernel,
+    hardware: HardwareSpec,
+    operator: Gemm,
+    rows: IntArray,
+    entries: npt.NDArray[np.intp],
+    covered: int,
 ) -> GemmCounts:
     """Counts of one menu entry per row count, shape (1, rows): what :func:`gemm_counts` holds at those entries.
 

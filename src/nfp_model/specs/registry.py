@@ -7,12 +7,14 @@ data (wheel), the checkout (editable install). Each has the folders ``hardware_s
 from __future__ import annotations
 
 import os
+import re
+import tomllib
 from functools import lru_cache
 from pathlib import Path
 from typing import TypeVar
 
 from nfp_model.errors import InvalidArgumentError, SpecError, unknown_name
-from nfp_model.specs.base import Spec, read_toml
+from nfp_model.specs.base import Spec
 from nfp_model.specs.hardware import HardwareSpec
 from nfp_model.specs.model import ModelSpec
 
@@ -93,10 +95,22 @@ def _index(kind: str, roots: tuple[Path, ...]) -> dict[str, Path]:
     for path in _spec_files(kind, roots):
         names = [path.stem]
         if kind in ("hardware", "model"):
-            names += read_toml(path).get("aliases", [])
+            names += _aliases(path)
         for name in names:
             index.setdefault(normalized(str(name)), path)
     return index
+
+
+_ALIASES = re.compile(r"^aliases\s*=\s*\[.*?\]", re.DOTALL | re.MULTILINE)
+
+
+def _aliases(path: Path) -> list[str]:
+    """The aliases of a spec file, read alone: parsing every file to resolve one name would cost more than the prediction."""
+    try:
+        found = _ALIASES.search(path.read_text(encoding="utf-8"))
+        return [str(alias) for alias in tomllib.loads(found.group())["aliases"]] if found else []
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError):
+        return []
 
 
 def spec_names(kind: str) -> list[str]:

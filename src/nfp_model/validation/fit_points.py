@@ -10,11 +10,11 @@ import numpy as np
 import numpy.typing as npt
 
 from nfp_model.cost.binding import kernel_for
-from nfp_model.cost.compiled import FloatArray, evaluate
+from nfp_model.cost.compiled import evaluate
 from nfp_model.cost.inputs import constant_inputs, shape_inputs
 from nfp_model.cost.latency import BoundOperator
-from nfp_model.cost.symbols import SYMBOLS
 from nfp_model.errors import InvalidArgumentError
+from nfp_model.kernels.counts import FloatArray
 from nfp_model.operators import Collective, Operator
 from nfp_model.specs.calibration import CONSTANTS_OF, Fit, OperatorKind, uncalibrated
 from nfp_model.specs.hardware import HardwareSpec
@@ -104,7 +104,7 @@ class FitPoints:
             fixed = constants["fixed_time_s"]
             saved = RESIDENT_CTA_TIMES * constants["cta_time_s"] * self.inputs["resident"]
             values["fixed_time"] = np.maximum(fixed - saved, 0.1 * fixed)
-        times = evaluate(self.kind, {name: value for name, value in values.items() if name in SYMBOLS}, term)
+        times = evaluate(self.kind, values, term)
         return np.broadcast_to(times, next(iter(self.inputs.values())).shape)
 
     def near_best(self, constants: Mapping[str, float], factor: float) -> FitPoints:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from nfp_model.cost.compiled import FloatArray
+from nfp_model.kernels.counts import FloatArray
 from nfp_model.specs.calibration import Fit
 from nfp_model.uncertainty import Z80
 from nfp_model.validation.fit_points import FitPoints, weights

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from nfp_model.cost.compiled import FloatArray
+from nfp_model.kernels.counts import FloatArray
 from nfp_model.operators import Attention, FusedMoE, Gemm
 from nfp_model.validation.fit_points import FitPoints
 from nfp_model.validation.records import Curve, IntArray

@@ -31,14 +31,16 @@ METHOD = """## How it is scored
 - A row counts as **met** when MAPE and boundary both are; a curve the model refuses counts as missed. Where the table records points
   twice, the noise between the recordings is shown by the same statistics, and where it is larger than a goal the goal is 1.2 times it.
 - **Band**: share of points inside the 80 % band.
-- **Uncalibrated** rows use the constants fitted without the GPU's generation, with the backend's kernel rules.
+- **Uncalibrated** rows use the constants fitted without the GPU's generation, with the backend's kernel rules; **sibling**
+  rows those of another GPU of the generation.
 """
 
 PAPER = """The source paper (arXiv 2605.30851) reports that idle compute over-predicts by 2.4x to 23x. Its tolerance, its baseline and its
 hardware are not public here, so no row below is a reproduction of its table: tolerance and baseline are swept, and the ratio is shown for
 every curve whose measured boundary lies inside the timed range. Idle compute here is the definition of this library: the largest N whose
 FLOP at peak rate fit in the time the baseline's weights take at peak bandwidth. The figure shows where 2.4x and 23x lie in the measured
-distributions, and the same ratio for this model.
+distributions, and the same ratio for this model. Attention has no panel: the published tables time it at one query position, except the
+DeepSeek-V4 blocks named below.
 """
 
 EXCLUSIONS = """Rows of the tables, both halves, left out before anything is fitted or scored. The filters are named and counted;
