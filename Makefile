@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint docs bench fit score clean
+.PHONY: demo test lint docs bench score clean
 
 $(VENV)/.made:
 	$(PYTHON) -m venv $(VENV)
@@ -35,6 +35,11 @@ docs: $(VENV)/.dev
 
 bench: $(VENV)/.dev
 	$(BIN)/python -m pytest benchmarks -p no:cacheprovider --benchmark-only --benchmark-json=benchmarks/latest.json
+	$(BIN)/python benchmarks/summary.py benchmarks/latest.json
+
+# The whole table on NVIDIA's published timings, into docs/validation.md: minutes.
+score: $(VENV)/.dev
+	$(BIN)/nfp score --dataset silicon --out docs
 
 clean:
 	rm -rf $(VENV) dist build docs/_build

@@ -1,4 +1,4 @@
-"""Speed and memory of the library, measured, never asserted: ``make bench`` writes ``benchmarks/latest.json``.
+"""Speed and memory of the library, measured, never asserted: ``make bench`` writes ``benchmarks/results.md``.
 
 Process start-up is timed as whole fresh processes; the rest inside one process after a warm-up.
 """

@@ -57,8 +57,8 @@ def generated_source() -> str:
     functions, table = [], []
     for kind in KINDS:
         source = equation(kind)
-        expressions: dict[str | None, sp.Expr] = {None: source.latency, **source.terms}
-        for term, expression in expressions.items():
+        for term in (None, *source.terms):
+            expression = source.latency if term is None else source.terms[term]
             arguments = sorted(expression.free_symbols, key=lambda symbol: symbol.name)
             name = f"{kind}_{term or 'latency'}"
             functions.append(_function(name, arguments, expression))
