@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from html import unescape
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -219,3 +220,31 @@ def test_every_pair_predicts_or_says_why_not() -> None:
     assert predicted > 1300
     # The only reason today: a data type the chip has no matrix rate for and no engine expands, such as float16 on TPUs.
     assert all("has no matrix rate for" in reason for reason in refused.values()), refused
+
+
+def test_a_tuned_file_overrides_the_default_blocks(tmp_path: Path) -> None:
+    tuned = tmp_path / "E=8,N=14336,device_name=NVIDIA_H100_80GB_HBM3.json"
+    block = {
+        "BLOCK_SIZE_M": 64,
+        "BLOCK_SIZE_N": 128,
+        "BLOCK_SIZE_K": 64,
+        "GROUP_SIZE_M": 1,
+        "num_warps": 4,
+        "num_stages": 4,
+    }
+    tuned.write_text(json.dumps({"1": block, "64": block}))
+    for location in (tuned, tmp_path):
+        found = predict_nfp("h100", "mixtral", backend="vllm", max_positions=64, tuned_moe=location)
+        experts = next(report for report in found.operators if report.name == "experts")
+        assert experts.kernel is not None
+        assert experts.kernel.rule.startswith("tuned file, key 1: 64 x 128")
+        assert "blocks of 64 rows" in experts.granularity
+
+
+def test_a_tuned_file_is_refused_where_no_triton_kernel_reads_it(tmp_path: Path) -> None:
+    with pytest.raises(
+        NfpModelError, match="tuned fused-MoE files apply to Triton kernels; trtllm_gen_moe:untuned runs here"
+    ):
+        predict_nfp("b200", "mixtral", backend="vllm", tuned_moe=tmp_path, max_positions=8)
+    with pytest.raises(NfpModelError, match="no_such_folder"):
+        predict_nfp("h100", "mixtral", backend="vllm", tuned_moe=tmp_path / "no_such_folder", max_positions=8)

@@ -31,6 +31,10 @@ def predict(
     captures: Annotated[
         str | None, typer.Option(help="Engine whose captured CUDA-graph sizes pad the forward, or sizes as 1,2,4,8.")
     ] = None,
+    tuned_moe: Annotated[
+        str | None,
+        typer.Option(help="Tuned fused-MoE JSON of vLLM or SGLang, or a folder of them; overrides the default blocks."),
+    ] = None,
     strict_memory: Annotated[bool, typer.Option(help="Refuse a model that does not fit the GPU.")] = False,
     explain: Annotated[bool, typer.Option(help="Print every operator, its kernel row, slacks and sources.")] = False,
     curve: Annotated[bool, typer.Option(help="Print T(N) at both sides of every step.")] = False,
@@ -51,6 +55,7 @@ def predict(
         "tensor_parallel": tensor_parallel,
         "expert_parallel": expert_parallel,
         "captures": _captures(captures),
+        "tuned_moe": tuned_moe,
         "strict_memory": strict_memory,
     }
     sources = _expanded(models)

@@ -14,14 +14,23 @@ import numpy.typing as npt
 from nfp_model.boundary import near_free_boundary
 from nfp_model.cost.binding import bind, check_backend, choose_backend
 from nfp_model.cost.inputs import link_bandwidth
+from nfp_model.cost.latency import BoundOperator
 from nfp_model.curve import BoundForward, LatencyCurve
-from nfp_model.errors import InvalidArgumentError, MemoryCapacityError, require_positive, require_positive_int
+from nfp_model.errors import (
+    InvalidArgumentError,
+    MemoryCapacityError,
+    UnsupportedError,
+    require_positive,
+    require_positive_int,
+)
 from nfp_model.kernels.counts import FloatArray
+from nfp_model.kernels.tuned_moe import with_tuned_files
 from nfp_model.operators import FusedMoE, Gemm, Operator, forward_operators
 from nfp_model.prediction.result import Prediction, saturated_positions
 from nfp_model.quantities import format_si
 from nfp_model.specs.hardware import HardwareSpec
 from nfp_model.specs.model import ModelSpec
+from nfp_model.specs.moe_kernel import MoEKernel
 from nfp_model.specs.registry import load_hardware, load_model
 from nfp_model.workload import DecodeMode, Routing, Workload
 
@@ -48,6 +57,7 @@ def predict_nfp(
     tensor_parallel: int = 1,
     expert_parallel: int = 1,
     captures: tuple[int, ...] | str | None = None,
+    tuned_moe: str | Path | None = None,
     strict_memory: bool = False,
 ) -> Prediction:
     """How many positions one decode forward processes at near-free latency, and why.
@@ -83,6 +93,8 @@ def predict_nfp(
         Ranks [GPUs].
     captures : tuple of int, str or None
         Captured CUDA-graph sizes or an engine's default list; None for no padding.
+    tuned_moe : str, Path or None
+        A tuned fused-MoE JSON file of vLLM or SGLang, or a folder of them: its block sizes override the engine's defaults.
     strict_memory : bool
         Refuse a model that does not fit the GPU instead of warning.
 
@@ -116,7 +128,7 @@ def predict_nfp(
     )
     first = _baseline(architecture, workload, baseline, max_positions)
     require_positive(tolerance=tolerance)
-    forward = bind_forward(spec, architecture, workload, backend)
+    forward = bind_forward(spec, architecture, workload, backend, tuned_moe)
     curve = forward.curve(forward.edges(first, max_positions))
     boundary = near_free_boundary(curve, tolerance, first)
     prediction = Prediction(
@@ -159,7 +171,11 @@ def _baseline(model: ModelSpec, workload: Workload, baseline: int | str, max_pos
 
 
 def bind_forward(
-    hardware: HardwareSpec, model: ModelSpec, workload: Workload, backend: str | None = None
+    hardware: HardwareSpec,
+    model: ModelSpec,
+    workload: Workload,
+    backend: str | None = None,
+    tuned_moe: str | Path | None = None,
 ) -> BoundForward:
     """The forward's operators with kernel rules and constants.
 
@@ -167,13 +183,25 @@ def bind_forward(
     ----------
     hardware, model, workload
         What runs where.
-    backend : str or None
+    backend, tuned_moe
         As for :func:`predict_nfp`.
     """
     check_backend(backend)
     uses = forward_operators(model, workload)
     chosen = choose_backend(hardware, (use.operator for use in uses), backend)
-    return BoundForward(uses, tuple(bind(hardware, use.operator, chosen) for use in uses), workload, chosen)
+    bound = [bind(hardware, use.operator, chosen) for use in uses]
+    if tuned_moe is not None:
+        bound = [_tuned(one, Path(tuned_moe)) for one in bound]
+    return BoundForward(uses, tuple(bound), workload, chosen)
+
+
+def _tuned(bound: BoundOperator, location: Path) -> BoundOperator:
+    """The operator with a user's tuned block sizes, where it is a fused MoE run by a kernel that reads such files."""
+    if not isinstance(bound.operator, FusedMoE) or not isinstance(bound.kernel, MoEKernel):
+        return bound
+    if "triton_moe" not in bound.kernel.key:
+        raise UnsupportedError(f"tuned fused-MoE files apply to Triton kernels; {bound.kernel.key} runs here")
+    return replace(bound, kernel=with_tuned_files(bound.kernel, location, bound.hardware, bound.operator))
 
 
 def _warnings(hardware: HardwareSpec, model: ModelSpec, forward: BoundForward, asked: str | None) -> tuple[str, ...]:
