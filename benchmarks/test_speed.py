@@ -18,7 +18,8 @@ from nfp_model.cost.binding import bind
 
 FRESH = {
     "import_numpy_pydantic": "import numpy, pydantic",
-    "import_nfp_model": "from nfp_model import predict_nfp",
+    "import_nfp_model": "import nfp_model",
+    "import_predict_nfp": "from nfp_model import predict_nfp",
     "first_prediction": "from nfp_model import predict_nfp; predict_nfp('h100', 'mixtral')",
 }
 

@@ -108,8 +108,7 @@ def gemm_edges(kernel: GemmKernel, hardware: HardwareSpec, operator: Gemm, max_r
         tiles = pruned_menu(
             menu_key(kernel, hardware.sm_count, operator.out_features), pruning_limit(max_rows)
         ).token_tiles
-        edges = np.concatenate([np.arange(1, max_rows + 1, tile) for tile in tiles])
-        return np.unique(edges).astype(np.int64)
+        return _menu_edges(tuple(tiles.tolist()), max_rows)
     return _changes(kernel, hardware.sm_count, operator, max_rows)
 
 
@@ -143,6 +142,13 @@ def _whole_rows(rows: npt.ArrayLike) -> IntArray:
     if whole.size and int(whole.min()) < 1:
         raise InvalidArgumentError(f"token rows must be at least 1, got {int(whole.min())}")
     return whole
+
+
+@lru_cache(maxsize=256)
+def _menu_edges(tiles: tuple[int, ...], max_rows: int) -> IntArray:
+    edges = np.unique(np.concatenate([np.arange(1, max_rows + 1, tile) for tile in tiles])).astype(np.int64)
+    edges.setflags(write=False)
+    return edges
 
 
 def _menu_counts(kernel: GemmKernel, hardware: HardwareSpec, operator: Gemm, rows: IntArray) -> GemmCounts:

@@ -341,10 +341,13 @@ def _latent_projections(model: ModelSpec, group: LayerGroup, ffn: MoEFFN, worklo
     ]
 
 
-def weight_bytes(model: ModelSpec, workload: Workload) -> float:
-    """Bytes of weights one rank stores: every matrix of the forward, every local expert, the embedding [B]."""
+def weight_bytes(model: ModelSpec, workload: Workload, uses: tuple[OperatorUse, ...] | None = None) -> float:
+    """Bytes of weights one rank stores: every matrix of the forward, every local expert, the embedding [B].
+
+    ``uses`` spares the work where the forward's operators are already there.
+    """
     total = 0.0
-    for use in forward_operators(model, workload):
+    for use in forward_operators(model, workload) if uses is None else uses:
         if isinstance(use.operator, Gemm):
             total += use.count * use.operator.weight_bytes
         elif isinstance(use.operator, FusedMoE):
@@ -355,10 +358,10 @@ def weight_bytes(model: ModelSpec, workload: Workload) -> float:
     return total + rows * model.hidden_size * element_type(_dtype(model, None, "embedding", workload)).bytes
 
 
-def cache_bytes(model: ModelSpec, workload: Workload) -> float:
-    """Bytes of KV cache and recurrent state one rank holds for the batch at the given context [B]."""
+def cache_bytes(model: ModelSpec, workload: Workload, uses: tuple[OperatorUse, ...] | None = None) -> float:
+    """Bytes of KV cache and recurrent state one rank holds for the batch at the given context [B]; ``uses`` as above."""
     total = 0.0
-    for use in forward_operators(model, workload):
+    for use in forward_operators(model, workload) if uses is None else uses:
         if isinstance(use.operator, Attention):
             op = use.operator
             lengths = op.context_lengths

@@ -208,7 +208,8 @@ class Prediction:
     @cached_property
     def memory_needed_bytes(self) -> float:
         """Weights and cache one GPU must hold [B]."""
-        return weight_bytes(self.model, self.workload) + cache_bytes(self.model, self.workload)
+        parts = (self.model, self.workload, self.forward.uses)
+        return weight_bytes(*parts) + cache_bytes(*parts)
 
     @property
     def fits_memory(self) -> bool:

@@ -11,7 +11,7 @@ from pydantic import Field, model_validator
 from nfp_model.errors import SpecError
 from nfp_model.quantities import ELEMENT_TYPES
 from nfp_model.specs.base import Spec
-from nfp_model.specs.registry import load_spec, spec_files
+from nfp_model.specs.registry import load_spec, spec_files, spec_roots
 
 OperatorKind = Literal["gemm", "moe", "attention", "latent_attention", "elementwise", "linear_scan", "collective"]
 
@@ -273,7 +273,7 @@ def load_calibration(hardware: str, backend: str) -> Calibration | None:
     backend : str
         ``torch``, ``vllm``, ``sglang`` or ``trtllm``.
     """
-    path = _calibration_files(spec_files("calibrations")).get(f"{hardware}.{backend}")
+    path = _calibration_files(spec_roots()).get(f"{hardware}.{backend}")
     return load_spec(Calibration, "calibrations", path) if path else None
 
 
@@ -285,7 +285,7 @@ def uncalibrated(generation: str | None = None) -> Calibration:
     generation : str or None
         GPU generation to leave out.
     """
-    files = _calibration_files(spec_files("calibrations"))
+    files = _calibration_files(spec_roots())
     path = files.get(f"uncalibrated.without_{generation}") or files.get("uncalibrated")
     if path is None:
         raise SpecError(
@@ -295,8 +295,8 @@ def uncalibrated(generation: str | None = None) -> Calibration:
 
 
 @lru_cache(maxsize=8)
-def _calibration_files(files: tuple[Path, ...]) -> dict[str, Path]:
+def _calibration_files(roots: tuple[Path, ...]) -> dict[str, Path]:
     found: dict[str, Path] = {}
-    for path in files:
+    for path in spec_files("calibrations"):
         found.setdefault(path.stem, path)
     return found
