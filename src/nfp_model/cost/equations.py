@@ -81,13 +81,13 @@ def attention() -> Equation:
     r"""Decode attention: the KV stream, waves of CTAs walking 128-key steps, and the matrix rate, side by side.
 
     .. math::
-        T = t_0 + t_b B + \left[\left(\frac{V}{BW e_b}\right)^p + (f (t_c + q \tau d \rho))^p
-            + \left(\frac{G}{P e_f}\right)^p\right]^{1/p} + \sigma t_s
+        T = t_0 + t_b B_p + f_x t_c \rho + \left[\left(\frac{V + V_s}{BW e_b}\right)^p
+            + \left((f_h t_c + f q \tau d) \rho\right)^p + \left(\frac{G}{P e_f}\right)^p\right]^{1/p} + c_p t_s
     """
-    memory = y.V / (y.BW * y.e_b)
-    chain = y.f * (y.t_c + y.q * y.tau * y.d * y.rho)
+    memory = (y.V + y.V_s) / (y.BW * y.e_b)
+    chain = (y.f_h * y.t_c + y.f * y.q * y.tau * y.d) * y.rho
     matrix = y.G / (y.P * y.e_f)
-    fixed = y.t_0 + y.t_b * y.B + y.sigma * y.t_s
+    fixed = y.t_0 + y.t_b * y.B_p + y.f_x * y.t_c * y.rho + y.c_p * y.t_s
     return Equation(
         fixed + overlapped(y.p, memory, chain, matrix),
         {"memory": memory, "chain": chain, "matrix": matrix, "fixed": fixed},

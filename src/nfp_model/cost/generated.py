@@ -57,24 +57,24 @@ def moe_fixed(t_0: Any) -> Any:
     return t_0
 
 
-def attention_latency(B: Any, BW: Any, G: Any, P: Any, V: Any, d: Any, e_b: Any, e_f: Any, f: Any, p: Any, q: Any, rho: Any, sigma: Any, t_0: Any, t_b: Any, t_c: Any, t_s: Any, tau: Any) -> Any:
-    return B*t_b + sigma*t_s + t_0 + ((f*(d*q*rho*tau + t_c))**p + (V/(BW*e_b))**p + (G/(P*e_f))**p)**(p**(-1.0))
+def attention_latency(BW: Any, B_p: Any, G: Any, P: Any, V: Any, V_s: Any, c_p: Any, d: Any, e_b: Any, e_f: Any, f: Any, f_h: Any, f_x: Any, p: Any, q: Any, rho: Any, t_0: Any, t_b: Any, t_c: Any, t_s: Any, tau: Any) -> Any:
+    return B_p*t_b + c_p*t_s + f_x*rho*t_c + t_0 + ((rho*(d*f*q*tau + f_h*t_c))**p + ((V + V_s)/(BW*e_b))**p + (G/(P*e_f))**p)**(p**(-1.0))
 
 
-def attention_memory(BW: Any, V: Any, e_b: Any) -> Any:
-    return V/(BW*e_b)
+def attention_memory(BW: Any, V: Any, V_s: Any, e_b: Any) -> Any:
+    return (V + V_s)/(BW*e_b)
 
 
-def attention_chain(d: Any, f: Any, q: Any, rho: Any, t_c: Any, tau: Any) -> Any:
-    return f*(d*q*rho*tau + t_c)
+def attention_chain(d: Any, f: Any, f_h: Any, q: Any, rho: Any, t_c: Any, tau: Any) -> Any:
+    return rho*(d*f*q*tau + f_h*t_c)
 
 
 def attention_matrix(G: Any, P: Any, e_f: Any) -> Any:
     return G/(P*e_f)
 
 
-def attention_fixed(B: Any, sigma: Any, t_0: Any, t_b: Any, t_s: Any) -> Any:
-    return B*t_b + sigma*t_s + t_0
+def attention_fixed(B_p: Any, c_p: Any, f_x: Any, rho: Any, t_0: Any, t_b: Any, t_c: Any, t_s: Any) -> Any:
+    return B_p*t_b + c_p*t_s + f_x*rho*t_c + t_0
 
 
 def stream_latency(BW: Any, Y: Any, e_b: Any, t_0: Any) -> Any:
@@ -100,11 +100,11 @@ FUNCTIONS: dict[tuple[str, str | None], tuple[tuple[str, ...], Callable[..., Any
     ('moe', 'matrix'): (('row_flop', 'row_blocks', 'peak', 'tile_rows', 'matrix_efficiency'), moe_matrix),
     ('moe', 'rows'): (('bandwidth', 'moved_bytes', 'activation_efficiency'), moe_rows),
     ('moe', 'fixed'): (('fixed_time',), moe_fixed),
-    ('attention', None): (('batch', 'bandwidth', 'padded_flop', 'peak', 'kv_bytes', 'step_width', 'memory_efficiency', 'matrix_efficiency', 'waves', 'overlap_exponent', 'key_steps', 'tile_cost', 'is_split', 'fixed_time', 'sequence_time', 'cta_time', 'split_time', 'step_time'), attention_latency),
-    ('attention', 'memory'): (('bandwidth', 'kv_bytes', 'memory_efficiency'), attention_memory),
-    ('attention', 'chain'): (('step_width', 'waves', 'key_steps', 'tile_cost', 'cta_time', 'step_time'), attention_chain),
+    ('attention', None): (('bandwidth', 'planned', 'padded_flop', 'peak', 'kv_bytes', 'side_bytes', 'passes', 'step_width', 'memory_efficiency', 'matrix_efficiency', 'waves', 'hidden_starts', 'exposed_starts', 'overlap_exponent', 'key_steps', 'tile_cost', 'fixed_time', 'sequence_time', 'cta_time', 'split_time', 'step_time'), attention_latency),
+    ('attention', 'memory'): (('bandwidth', 'kv_bytes', 'side_bytes', 'memory_efficiency'), attention_memory),
+    ('attention', 'chain'): (('step_width', 'waves', 'hidden_starts', 'key_steps', 'tile_cost', 'cta_time', 'step_time'), attention_chain),
     ('attention', 'matrix'): (('padded_flop', 'peak', 'matrix_efficiency'), attention_matrix),
-    ('attention', 'fixed'): (('batch', 'is_split', 'fixed_time', 'sequence_time', 'split_time'), attention_fixed),
+    ('attention', 'fixed'): (('planned', 'passes', 'exposed_starts', 'tile_cost', 'fixed_time', 'sequence_time', 'cta_time', 'split_time'), attention_fixed),
     ('stream', None): (('bandwidth', 'moved_bytes', 'memory_efficiency', 'fixed_time'), stream_latency),
     ('stream', 'memory'): (('bandwidth', 'moved_bytes', 'memory_efficiency'), stream_memory),
     ('stream', 'fixed'): (('fixed_time',), stream_fixed),

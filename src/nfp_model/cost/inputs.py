@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from nfp_model.kernels.attention import attention_counts, serial_steps
+from nfp_model.kernels.attention import attention_counts
 from nfp_model.kernels.counts import AttentionCounts, FloatArray, GemmCounts, IntArray, MoECounts
 from nfp_model.kernels.gemm import gemm_counts
 from nfp_model.kernels.moe import moe_counts
@@ -160,20 +160,30 @@ def attention_inputs(bound: BoundOperator, operator: Attention, positions: IntAr
     kernel, hardware = bound.kernel, bound.hardware
     assert isinstance(kernel, AttentionKernel)
     counts = attention_counts(kernel, hardware, operator, positions)
+    cache = attention_bytes(operator, positions)
     width = (operator.head_dim + operator.values_dim) / 256.0 * element_type(operator.kv_dtype).bytes / 2.0
     return {
         "bandwidth": hardware.memory_bandwidth_bytes_per_s,
-        "peak": hardware.peak_flop_per_s["bfloat16"],
-        "batch": float(operator.batch_size),
-        "kv_bytes": attention_bytes(operator, positions),
+        "peak": attention_peak(kernel, hardware, operator),
+        "kv_bytes": cache,
+        "side_bytes": query_bytes(operator, positions) + (kernel.cache_traffic - 1.0) * cache,
         "waves": counts.waves,
-        "key_steps": serial_steps(counts.keys, counts.splits),
-        "step_width": width,
+        "hidden_starts": counts.hidden_starts,
+        "exposed_starts": counts.exposed_starts,
+        "passes": counts.passes,
+        "planned": counts.planned,
+        "key_steps": counts.key_steps,
+        "step_width": width * counts.step_cost,
         "tile_cost": np.interp(counts.tile_rows, TILE_COST_ROWS, TILE_COST),
         "padded_flop": _padded_attention_flop(operator, counts),
-        "is_split": (counts.splits > 1).astype(np.float64),
         "fair_step": STEP_BYTES * hardware.sm_count / hardware.memory_bandwidth_bytes_per_s,
     }
+
+
+def attention_peak(kernel: AttentionKernel, hardware: HardwareSpec, operator: Attention) -> float:
+    """Matrix peak of the type attention multiplies in: 8 bits where the kernel keeps an 8-bit cache so, else 16 [FLOP/s]."""
+    eight = kernel.eight_bit_math and element_type(operator.kv_dtype).bytes <= 1
+    return hardware.peak("fp8", "fp8") if eight else hardware.peak_flop_per_s["bfloat16"]
 
 
 def _padded_attention_flop(operator: Attention, counts: AttentionCounts) -> FloatArray:
@@ -187,6 +197,12 @@ def attention_bytes(operator: Attention, positions: IntArray) -> FloatArray:
     lengths = operator.context_lengths
     cached = sum(operator.keys_before(length) for length in lengths) / len(lengths)
     return np.asarray((cached + positions) * operator.batch_size * operator.cache_bytes_per_token)
+
+
+def query_bytes(operator: Attention, positions: IntArray) -> FloatArray:
+    """Bytes of the queries read and the outputs written in 16 bits: B N H (d_k + d_v) x 2 [B]."""
+    width = operator.head_dim + operator.values_dim
+    return np.asarray(ACTIVATION_BYTES * width * operator.num_query_heads * operator.batch_size * positions, dtype=np.float64)
 
 
 def stream_inputs(bound: BoundOperator, operator: Operator, rows: IntArray) -> dict[str, Any]:

@@ -31,12 +31,39 @@ CALIBRATED_AS: dict[str, OperatorKind] = {
 }
 """Kind of measured curve -> whose constants it determines."""
 
-L2_SHARE = 0.5
-"""Time of a KV cache replayed from L2 over the same bytes from memory [-]; a timing artefact, so no prediction uses it."""
+@dataclass(frozen=True)
+class Replay:
+    """How a decode attention that finds its KV cache in L2, as replays of one timing do, differs from serving.
 
-RESIDENT_CTA_TIMES = 3.0
-"""CTA start times by which a replay from L2 is faster than the first access to memory, read off the step of the public
-timings where the cache outgrows L2 [-]; no prediction uses it."""
+    Read off the public timings where the cache outgrows L2 (fit half, every backend and data type of a generation together);
+    artefacts of the timing, which no prediction uses.
+
+    Attributes
+    ----------
+    stream : float
+        Time of the cache from L2 over the same bytes from memory [-].
+    first_access_s : float
+        Fixed time the first access to memory adds and a replay saves [s].
+    combination : float
+        Time of combining splits whose CTAs end together over that of CTAs streaming from memory [-].
+    """
+
+    stream: float
+    first_access_s: float
+    combination: float = 1.0
+
+
+REPLAYS: dict[str, Replay] = {
+    "ampere": Replay(1.0, 5.5e-6),
+    "ada": Replay(0.2, 1.5e-6),
+    "hopper": Replay(1.0, 4e-6),
+    "blackwell": Replay(1.0, 3e-6, 1.0 / 3.0),
+    "blackwell_rtx": Replay(0.35, 3e-6),
+}
+"""By GPU generation."""
+
+OTHER_REPLAY = Replay(0.5, 4e-6)
+"""Of any other generation."""
 
 PARALLEL_WEIGHT = 0.2
 """Weight of all MoE layers over several ranks, most of the published curves, against those on one GPU [-]."""
@@ -102,8 +129,7 @@ class FitPoints:
         values = {**self.inputs, **constant_inputs(record.model_construct(**constants), self.inputs)}
         if "resident" in self.inputs:
             fixed = constants["fixed_time_s"]
-            saved = RESIDENT_CTA_TIMES * constants["cta_time_s"] * self.inputs["resident"]
-            values["fixed_time"] = np.maximum(fixed - saved, 0.1 * fixed)
+            values["fixed_time"] = np.maximum(fixed - self.inputs["saved"], 0.1 * fixed)
         times = evaluate(self.kind, values, term)
         return np.broadcast_to(times, next(iter(self.inputs.values())).shape)
 
@@ -172,8 +198,7 @@ def collect(
         for bound, tokens, points in _pieces(curve, gpu, backend, prior):
             kind, shape = shape_inputs(bound, tokens)
             if curve.beyond_l2 is not None:
-                share = np.where(curve.beyond_l2[points], 1.0, L2_SHARE)
-                shape |= {"kv_bytes": shape["kv_bytes"] * share, "resident": share < 1.0}
+                shape |= _replayed(shape, ~curve.beyond_l2[points], REPLAYS.get(gpu.generation or "", OTHER_REPLAY))
             parts.append(_flat(shape, tokens.size))
             owners.append((index, points))
         if advance is not None:
@@ -190,6 +215,16 @@ def collect(
         curve=np.concatenate([np.full(len(points), index) for index, points in owners]),
         curves=every,
     )
+
+
+def _replayed(shape: Mapping[str, Any], resident: BoolArray, replay: Replay) -> dict[str, Any]:
+    """Inputs of points whose cache may lie in L2, and what they save of the fixed time [s]."""
+    return {
+        "resident": resident,
+        "saved": replay.first_access_s * resident,
+        "kv_bytes": shape["kv_bytes"] * np.where(resident, replay.stream, 1.0),
+        "passes": shape["passes"] * np.where(resident, replay.combination, 1.0),
+    }
 
 
 def _pieces(
