@@ -202,7 +202,9 @@ def attention_bytes(operator: Attention, positions: IntArray) -> FloatArray:
 def query_bytes(operator: Attention, positions: IntArray) -> FloatArray:
     """Bytes of the queries read and the outputs written in 16 bits: B N H (d_k + d_v) x 2 [B]."""
     width = operator.head_dim + operator.values_dim
-    return np.asarray(ACTIVATION_BYTES * width * operator.num_query_heads * operator.batch_size * positions, dtype=np.float64)
+    return np.asarray(
+        ACTIVATION_BYTES * width * operator.num_query_heads * operator.batch_size * positions, dtype=np.float64
+    )
 
 
 def stream_inputs(bound: BoundOperator, operator: Operator, rows: IntArray) -> dict[str, Any]:

@@ -55,7 +55,9 @@ a = _new("row_bytes", "a", "B", "activation bytes moved for one row", "model")
 F = _new("row_flop", "F", "FLOP", "FLOP of one row", "model")
 Y = _new("moved_bytes", "Y", "B", "bytes moved", "workload")
 V = _new("kv_bytes", "V", "B", "KV-cache bytes read", "workload")
-V_s = _new("side_bytes", "V_s", "B", "queries read, outputs written, and what converting a cache moves besides", "workload")
+V_s = _new(
+    "side_bytes", "V_s", "B", "queries read, outputs written, and what converting a cache moves besides", "workload"
+)
 B = _new("batch", "B", "-", "sequences", "workload")
 N = _new("positions", "N", "-", "decode positions per sequence", "workload")
 
@@ -75,7 +77,9 @@ d = _new("step_width", "d", "-", "bytes of a key step relative to d_k + d_v = 25
 rho = _new("tile_cost", "rho", "-", "time of a CTA's start or key step relative to a 64-row query tile", "kernel")
 f_h = _new("hidden_starts", "f_h", "-", "CTAs an SM starts in turn, side by side with other CTAs' streams", "kernel")
 f_x = _new("exposed_starts", "f_x", "-", "CTAs an SM starts in turn, nothing streaming meanwhile", "kernel")
-c_p = _new("passes", "c_p", "-", "work besides the main kernel: combination of splits, copies that regroup heads", "kernel")
+c_p = _new(
+    "passes", "c_p", "-", "work besides the main kernel: combination of splits, copies that regroup heads", "kernel"
+)
 B_p = _new("planned", "B_p", "-", "sequences a kernel on the device plans first", "kernel")
 q = _new("key_steps", "q", "-", "serial steps of 128 keys one CTA walks", "kernel")
 G = _new("padded_flop", "G", "FLOP", "attention FLOP over padded query tiles", "kernel")
@@ -87,8 +91,8 @@ e_f = _new("matrix_efficiency", "e_f", "-", "share of the dense peak a saturated
 e_a = _new("activation_efficiency", "e_a", "-", "share of the bandwidth row traffic reaches", "fitted")
 p = _new("overlap_exponent", "p", "-", "sharpness of the overlap of memory and matrix time", "fitted")
 k_c = _new("chain_time", "k_c", "s", "serial time of one CTA per element of k", "fitted")
-t_s = _new("split_time", "t_s", "s", "time of combining split parts", "fitted")
-t_b = _new("sequence_time", "t_b", "s", "time per sequence of the batch", "fitted")
+t_s = _new("split_time", "t_s", "s", "time of combining two split parts, or of one more kernel", "fitted")
+t_b = _new("sequence_time", "t_b", "s", "time per sequence planned", "fitted")
 t_c = _new("cta_time", "t_c", "s", "start and end of one attention CTA", "fitted")
 tau = _new("step_time", "tau", "s", "time of a 128-key step with a 64-row tile", "fitted")
 eps = _new("tolerance", "epsilon", "-", "near-free tolerance", "workload")

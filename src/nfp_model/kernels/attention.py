@@ -10,7 +10,15 @@ import numpy.typing as npt
 from nfp_model.errors import InvalidArgumentError, UnsupportedError
 from nfp_model.kernels.attention_splits import SPLIT_RULES, SplitCase
 from nfp_model.kernels.counts import AttentionCounts, FloatArray, IntArray, KernelRow
-from nfp_model.kernels.steps import ceil_div, ceil_ratio, floor_div, next_power_of_two, round_half_even, shared_waves, whole_waves
+from nfp_model.kernels.steps import (
+    ceil_div,
+    ceil_ratio,
+    floor_div,
+    next_power_of_two,
+    round_half_even,
+    shared_waves,
+    whole_waves,
+)
 from nfp_model.operators import Attention
 from nfp_model.specs.attention_kernel import AttentionKernel, AttentionRow
 from nfp_model.specs.hardware import HardwareSpec
@@ -163,7 +171,7 @@ def _holds(row: AttentionRow, sm_count: int, operator: Attention, positions: Int
     fits = (
         row.min_group <= operator.group_size <= (row.max_group or operator.group_size)
         and row.min_head_dim <= operator.head_dim <= (row.max_head_dim or operator.head_dim)
-        and row.min_batch <= operator.batch_size <= (row.max_batch or operator.batch_size)
+        and operator.batch_size <= (row.max_batch or operator.batch_size)
         and row.windowed in (None, operator.window is not None)
         and row.causal in (None, operator.causal)
     )
@@ -191,7 +199,9 @@ def _counts(
     kernel: AttentionKernel, sm_count: int, operator: Attention, positions: IntArray, index: npt.NDArray[np.intp]
 ) -> AttentionCounts:
     size = positions.shape
-    tile_rows, query_tiles, splits, resident, exposed, passes, planned, step_cost, key_steps, shared, parts = (np.ones(size) for _ in range(11))
+    tile_rows, query_tiles, splits, resident, exposed, passes, planned, step_cost, key_steps, shared, parts = (
+        np.ones(size) for _ in range(11)
+    )
     keys = _keys(operator, positions)
     for number in np.unique(index):
         row, at = kernel.rows[number], index == number
@@ -207,7 +217,7 @@ def _counts(
         )
         resident[at], step_cost[at], shared[at] = row.resident, row.step_cost, row.resident_cost
         parts[at] = row.width_parts
-        exposed[at], planned[at] = row.exposed_starts, operator.batch_size * row.planned
+        exposed[at], planned[at] = row.exposed_starts, _planned(row, operator)
         passes[at] = _passes(row, operator, splits[at])
     ctas_per_kv = operator.batch_size * operator.num_kv_heads * splits
     waves = shared_waves(round_half_even(query_tiles * parts * ctas_per_kv), sm_count, resident, shared)
@@ -231,11 +241,17 @@ def _counts(
     )
 
 
+def _planned(row: AttentionRow, operator: Attention) -> float:
+    return float(operator.batch_size) if operator.batch_size <= (row.max_planned or operator.batch_size) else 0.0
+
+
 def _passes(row: AttentionRow, operator: Attention, splits: FloatArray) -> FloatArray:
     """Combination of s splits, log2 s, or 1 + s / s0 where another kernel takes them in turn; 1 for copies that regroup heads [-]."""
     several = operator.batch_size > 1 and operator.num_kv_heads > 1 and operator.group_size > 1
     whole = np.maximum(splits, 1.0)
-    combined = np.log2(whole) if row.combine_splits is None else np.where(splits > 1, 1.0 + splits / row.combine_splits, 0.0)
+    combined = (
+        np.log2(whole) if row.combine_splits is None else np.where(splits > 1, 1.0 + splits / row.combine_splits, 0.0)
+    )
     return np.asarray(combined + float(row.regroups and several))
 
 
@@ -315,7 +331,8 @@ def serial_steps(keys: FloatArray, splits: FloatArray, kv_block: npt.ArrayLike) 
     >>> serial_steps(np.array([4097.0, 4097.0]), np.array([16.0, 16.0]), np.array([128.0, 96.0])).tolist()
     [3.0, 2.25]
     """
-    return ceil_ratio(ceil_div(keys, kv_block), splits) * np.asarray(kv_block) / KEY_STEP
+    block = np.asarray(kv_block, dtype=np.float64)
+    return np.asarray(ceil_ratio(ceil_div(keys, block), splits) * block / KEY_STEP)
 
 
 __all__ = ["attention_counts", "attention_edges", "attention_row", "serial_steps"]

@@ -38,8 +38,8 @@ class AttentionRow(Spec):
         GQA group size g (all query heads for MLA) [heads].
     min_head_dim, max_head_dim : int or None
         d_k [elements].
-    min_batch, max_batch : int or None
-        Sequences, ends included [-].
+    max_batch : int or None
+        Sequences [-].
     max_useful_tiles : int or None
         The row holds while B x n_kv x tiles(N) is at most this [-].
     max_tiles_per_sm : float or None
@@ -68,8 +68,8 @@ class AttentionRow(Spec):
         Time of o CTAs that share an SM over that of one alone [-].
     exposed_starts : bool
         A CTA's start and end do not overlap another CTA's stream, as in a persistent kernel of one CTA per SM.
-    planned : bool
-        A kernel on the device looks at every sequence first.
+    max_planned : int or None
+        Most sequences that are planned one by one on the device; None for any number [-].
     regroups : bool
         With several KV heads and sequences, queries and outputs are copied once so that a group's heads lie together.
     combine_splits : float or None
@@ -90,7 +90,6 @@ class AttentionRow(Spec):
     max_group: int | None = Field(default=None, ge=1)
     min_head_dim: int = Field(default=1, ge=1)
     max_head_dim: int | None = Field(default=None, ge=1)
-    min_batch: int = Field(default=1, ge=1)
     max_batch: int | None = Field(default=None, ge=1)
     max_useful_tiles: int | None = Field(default=None, ge=1)
     max_tiles_per_sm: float | None = Field(default=None, gt=0)
@@ -108,7 +107,7 @@ class AttentionRow(Spec):
     resident: int = Field(default=1, ge=1)
     resident_cost: float = Field(default=1.0, ge=1)
     exposed_starts: bool = False
-    planned: bool = True
+    max_planned: int | None = Field(default=None, ge=1)
     regroups: bool = False
     combine_splits: float | None = Field(default=None, gt=0)
     step_cost: float = Field(default=1.0, gt=0)

@@ -74,14 +74,14 @@ class AttentionConstants(Spec):
     memory_efficiency, overlap_exponent : float
         eb, p [-].
     sequence_time_s : float
-        tb: per sequence of the batch [s].
+        tb: per sequence planned on the device [s].
     step_share : float
         Time of one CTA's 128-key step over the time its SM's share of the bandwidth needs for the step's 65536 bytes [-]:
         tau = step_share x 65536 B x SM / BW.
     cta_time_s : float
-        tc: start and end of one CTA [s].
+        tc: start and end of one CTA of a 64-row tile [s].
     split_time_s : float
-        ts: combining KV splits [s].
+        ts: combining two KV splits, or one more kernel [s].
     matrix_efficiency : float
         ef, held fixed at 0.6 in fits [-].
     """

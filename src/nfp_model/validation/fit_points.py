@@ -31,6 +31,7 @@ CALIBRATED_AS: dict[str, OperatorKind] = {
 }
 """Kind of measured curve -> whose constants it determines."""
 
+
 @dataclass(frozen=True)
 class Replay:
     """How a decode attention that finds its KV cache in L2, as replays of one timing do, differs from serving.
