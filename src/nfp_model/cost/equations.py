@@ -27,7 +27,7 @@ class Equation:
     latency : sympy.Expr
         T [s].
     terms : dict
-        Name -> expression [s]: ``memory``, ``matrix``, ``chain``, ``fixed``, ``rows``.
+        Name -> expression [s]: ``memory``, ``matrix``, ``chain``, ``fixed``, ``rows``, ``attention``.
     """
 
     latency: sp.Expr
@@ -94,13 +94,30 @@ def attention() -> Equation:
     )
 
 
+def block() -> Equation:
+    r"""A whole attention block: projections as one GEMM, then attention, indexer and row traffic one after the other.
+
+    .. math::
+        T = t_0 + \left[\left(\frac{W}{BW e_b}\right)^p + \left(\frac{M F}{P e_f}\right)^p\right]^{1/p}
+            + \frac{G}{P_a e_g} + \frac{I_x}{P_i e_i} + \frac{Y}{BW e_a}
+    """
+    memory = y.W / (y.BW * y.e_b)
+    matrix = y.M * y.F / (y.P * y.e_f)
+    attention_time = y.G / (y.P_a * y.e_g) + y.I_x / (y.P_i * y.e_i)
+    rows = y.Y / (y.BW * y.e_a)
+    latency = y.t_0 + overlapped(y.p, memory, matrix) + attention_time + rows
+    return Equation(
+        latency, {"memory": memory, "matrix": matrix, "attention": attention_time, "rows": rows, "fixed": y.t_0}
+    )
+
+
 def stream() -> Equation:
     r"""Bandwidth-bound work and collectives: :math:`T = t_0 + Y / (BW e_b)`; BW is the link's for a collective."""
     memory = y.Y / (y.BW * y.e_b)
     return Equation(y.t_0 + memory, {"memory": memory, "fixed": y.t_0})
 
 
-_BUILDERS = {"gemm": gemm, "moe": moe, "attention": attention, "stream": stream}
+_BUILDERS = {"gemm": gemm, "moe": moe, "attention": attention, "block": block, "stream": stream}
 
 KINDS = tuple(_BUILDERS)
 """Operator kinds with an equation of their own."""
@@ -112,7 +129,7 @@ def equation(kind: str) -> Equation:
 
     Parameters
     ----------
-    kind : {"gemm", "moe", "attention", "stream"}
+    kind : {"gemm", "moe", "attention", "block", "stream"}
         Which.
 
     Examples

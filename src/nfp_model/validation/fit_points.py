@@ -16,20 +16,23 @@ from nfp_model.cost.latency import BoundOperator
 from nfp_model.errors import InvalidArgumentError
 from nfp_model.kernels.counts import FloatArray
 from nfp_model.operators import Collective, Operator
-from nfp_model.specs.calibration import CONSTANTS_OF, Fit, OperatorKind, uncalibrated
+from nfp_model.specs.calibration import CONSTANTS_OF, Fit, OperatorKind
 from nfp_model.specs.hardware import HardwareSpec
 from nfp_model.specs.registry import load_hardware
+from nfp_model.validation.fit_unknowns import constants_at, start_of
 from nfp_model.validation.records import BoolArray, Curve, IntArray
-from nfp_model.validation.shapes import AllReduceShape, AttentionShape
+from nfp_model.validation.shapes import AllReduceShape, AttentionShape, ModuleShape
 
 CALIBRATED_AS: dict[str, OperatorKind] = {
     "gemm": "gemm",
+    "dsv4_csa": "csa_block",
+    "dsv4_hca": "hca_block",
     "moe": "moe",
     "attention": "attention",
     "mla": "latent_attention",
     "all_reduce": "collective",
 }
-"""Kind of measured curve -> whose constants it determines."""
+"""Kind of measured curve, family of an attention module -> whose constants it determines."""
 
 
 @dataclass(frozen=True)
@@ -74,6 +77,11 @@ BEYOND_WEIGHT = 3.0
 
 MEASURED_AS = {constants: measured for measured, constants in CALIBRATED_AS.items()}
 """The reverse of :data:`CALIBRATED_AS`."""
+
+
+def measured_kind(curve: Curve) -> str:
+    """Key of :data:`CALIBRATED_AS`: what was timed, an attention module by its family."""
+    return curve.shape.family if isinstance(curve.shape, ModuleShape) else curve.operator
 
 
 @dataclass(frozen=True, eq=False)
@@ -121,7 +129,13 @@ class FitPoints:
         sizes = np.diff(np.append(self.starts, total.size))
         least = np.repeat(np.minimum.reduceat(total, self.starts), sizes)
         winner = np.maximum.reduceat(np.where(total == least, np.arange(total.size), 0), self.starts)
-        rivals = {"gemm": ("matrix",), "moe": ("matrix",), "attention": ("chain", "matrix"), "stream": ("fixed",)}
+        rivals = {
+            "gemm": ("matrix",),
+            "moe": ("matrix",),
+            "attention": ("chain", "matrix"),
+            "block": ("matrix",),
+            "stream": ("fixed",),
+        }
         other = np.max([self._evaluated(constants, term)[winner] for term in rivals[self.kind]], axis=0)
         return np.asarray(other / np.maximum(self._evaluated(constants, "memory")[winner], 1e-12))
 
@@ -186,13 +200,14 @@ def collect(
         Without curves, or with more than one kind of them.
     """
     every = tuple(curves)
-    kinds = {curve.operator for curve in every}
+    kinds = {measured_kind(curve) for curve in every}
     if len(kinds) != 1 or not kinds <= set(CALIBRATED_AS):
         named = ", ".join(sorted(kinds)) or "no curves"
         raise InvalidArgumentError(f"a fit takes curves of one kind among {', '.join(CALIBRATED_AS)}, got {named}")
     operator = CALIBRATED_AS[kinds.pop()]
-    prior = uncalibrated().fit_for(operator, "bfloat16")
-    assert prior is not None
+    # Placeholder: a fit moves the constants, the counts do not depend on them.
+    start = constants_at(operator, start_of(operator))
+    prior = Fit(operator=operator, constants=start, log_scatter=0.0, data="none", date="", command="")
     kind, parts, owners = "", [], []
     for index, curve in enumerate(every):
         gpu = hardware or load_hardware(curve.gpu)
