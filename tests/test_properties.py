@@ -254,7 +254,7 @@ def test_symbolic_and_compiled_values_are_equal(
             )
 
 
-COUNTS = ("waves", "tile_cost", "key_steps", "splits", "is_split", "tile_rows", "tile_columns")
+COUNTS = ("waves", "tile_cost", "key_steps", "splits", "is_split", "passes", "tile_rows", "tile_columns")
 
 
 @given(st.sampled_from(GPUS), operators(), st.sampled_from(["uncalibrated", "vllm"]))

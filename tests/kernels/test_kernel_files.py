@@ -150,9 +150,8 @@ def test_what_engines_run_by_default_on_a100_hopper_and_b200_is_covered(
     assert default_row(chip, backend, FusedMoE(2048, 768, 128, 8, dtype)) is not None
     for causal in (True, False):
         assert default_row(chip, backend, Attention(32, 8, 128, 4096, causal=causal)) is not None
-    # TensorRT-LLM has no MLA decode kernel on Ampere in the sources read.
     latent = Attention(16, 1, 576, 4096, value_head_dim=512, shared_kv=True, latent=True)
-    assert (default_row(chip, backend, latent) is None) == (backend == "trtllm" and chip.architecture == "sm80")
+    assert default_row(chip, backend, latent) is not None
 
 
 def test_moe_selection() -> None:

@@ -27,7 +27,7 @@ class Equation:
     latency : sympy.Expr
         T [s].
     terms : dict
-        Name -> expression [s]: ``memory``, ``matrix``, ``chain``, ``fixed``, ``rows``.
+        Name -> expression [s]: ``memory``, ``matrix``, ``chain``, ``fixed``, ``rows``, ``attention``.
     """
 
     latency: sp.Expr
@@ -81,16 +81,33 @@ def attention() -> Equation:
     r"""Decode attention: the KV stream, waves of CTAs walking 128-key steps, and the matrix rate, side by side.
 
     .. math::
-        T = t_0 + t_b B + \left[\left(\frac{V}{BW e_b}\right)^p + (f (t_c + q \tau d \rho))^p
-            + \left(\frac{G}{P e_f}\right)^p\right]^{1/p} + \sigma t_s
+        T = t_0 + t_b B_p + f_x t_c \rho + \left[\left(\frac{V + V_s}{BW e_b}\right)^p
+            + \left((f_h t_c + f q \tau d) \rho\right)^p + \left(\frac{G}{P e_f}\right)^p\right]^{1/p} + c_p t_s
     """
-    memory = y.V / (y.BW * y.e_b)
-    chain = y.f * (y.t_c + y.q * y.tau * y.d * y.rho)
+    memory = (y.V + y.V_s) / (y.BW * y.e_b)
+    chain = (y.f_h * y.t_c + y.f * y.q * y.tau * y.d) * y.rho
     matrix = y.G / (y.P * y.e_f)
-    fixed = y.t_0 + y.t_b * y.B + y.sigma * y.t_s
+    fixed = y.t_0 + y.t_b * y.B_p + y.f_x * y.t_c * y.rho + y.c_p * y.t_s
     return Equation(
         fixed + overlapped(y.p, memory, chain, matrix),
         {"memory": memory, "chain": chain, "matrix": matrix, "fixed": fixed},
+    )
+
+
+def block() -> Equation:
+    r"""A whole attention block: projections as one GEMM, then attention, indexer and row traffic one after the other.
+
+    .. math::
+        T = t_0 + \left[\left(\frac{W}{BW e_b}\right)^p + \left(\frac{M F}{P e_f}\right)^p\right]^{1/p}
+            + \frac{G}{P_a e_g} + \frac{I_x}{P_i e_i} + \frac{Y}{BW e_a}
+    """
+    memory = y.W / (y.BW * y.e_b)
+    matrix = y.M * y.F / (y.P * y.e_f)
+    attention_time = y.G / (y.P_a * y.e_g) + y.I_x / (y.P_i * y.e_i)
+    rows = y.Y / (y.BW * y.e_a)
+    latency = y.t_0 + overlapped(y.p, memory, matrix) + attention_time + rows
+    return Equation(
+        latency, {"memory": memory, "matrix": matrix, "attention": attention_time, "rows": rows, "fixed": y.t_0}
     )
 
 
@@ -100,7 +117,7 @@ def stream() -> Equation:
     return Equation(y.t_0 + memory, {"memory": memory, "fixed": y.t_0})
 
 
-_BUILDERS = {"gemm": gemm, "moe": moe, "attention": attention, "stream": stream}
+_BUILDERS = {"gemm": gemm, "moe": moe, "attention": attention, "block": block, "stream": stream}
 
 KINDS = tuple(_BUILDERS)
 """Operator kinds with an equation of their own."""
@@ -112,7 +129,7 @@ def equation(kind: str) -> Equation:
 
     Parameters
     ----------
-    kind : {"gemm", "moe", "attention", "stream"}
+    kind : {"gemm", "moe", "attention", "block", "stream"}
         Which.
 
     Examples

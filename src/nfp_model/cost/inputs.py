@@ -7,14 +7,16 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from nfp_model.kernels.attention import attention_counts, serial_steps
+from nfp_model.kernels.attention import attention_counts
 from nfp_model.kernels.counts import AttentionCounts, FloatArray, GemmCounts, IntArray, MoECounts
 from nfp_model.kernels.gemm import gemm_counts
 from nfp_model.kernels.moe import moe_counts
+from nfp_model.kernels.steps import round_up
 from nfp_model.operators import (
     ACTIVATION_BYTES,
     Attention,
     Collective,
+    CompressedAttention,
     Elementwise,
     FusedMoE,
     Gemm,
@@ -23,7 +25,7 @@ from nfp_model.operators import (
 )
 from nfp_model.quantities import element_type
 from nfp_model.specs.attention_kernel import AttentionKernel
-from nfp_model.specs.calibration import Constants, GemmConstants, MoEConstants, StreamConstants
+from nfp_model.specs.calibration import BlockConstants, Constants, GemmConstants, MoEConstants, StreamConstants
 from nfp_model.specs.gemm_kernel import GemmKernel
 from nfp_model.specs.hardware import HardwareSpec
 from nfp_model.specs.moe_kernel import MoEKernel
@@ -40,6 +42,10 @@ STEP_BYTES = 65536.0
 TILE_COST_ROWS = (8, 16, 32, 64, 128)
 TILE_COST = (1.0 / 1.68, 1.2 / 1.68, 1.48 / 1.68, 1.0, 2.2 / 1.68)
 """Relative time of a key step by query-tile rows, 64 rows = 1: FlashInfer's TRT-LLM-gen cost table (fmhaKernels.cuh)."""
+
+
+HEAD_TILE = 64
+"""Query heads of one token that share a tile, fewer are padded (deepseek-ai/FlashMLA, ``csrc/api/sparse_decode.h``) [heads]."""
 
 
 def equation_inputs(bound: BoundOperator, tokens: IntArray) -> tuple[str, dict[str, Any]]:
@@ -64,6 +70,8 @@ def shape_inputs(
         return "moe", moe_inputs(bound, operator, tokens)
     if isinstance(operator, Attention):
         return "attention", attention_inputs(bound, operator, tokens)
+    if isinstance(operator, CompressedAttention):
+        return "block", block_inputs(bound, operator, tokens)
     return "stream", stream_inputs(bound, operator, tokens)
 
 
@@ -86,6 +94,12 @@ def constant_inputs(constants: Constants, shape: Mapping[str, Any]) -> dict[str,
         return common | {
             "reread_up": np.where(shape["rereads_up"], 1.0, constants.reread_share),
             "reread_down": np.where(shape["rereads_down"], 1.0, constants.reread_share),
+            "activation_efficiency": constants.activation_efficiency,
+        }
+    if isinstance(constants, BlockConstants):
+        return common | {
+            "attention_efficiency": constants.attention_efficiency,
+            "index_efficiency": constants.index_efficiency,
             "activation_efficiency": constants.activation_efficiency,
         }
     return common | {
@@ -160,20 +174,48 @@ def attention_inputs(bound: BoundOperator, operator: Attention, positions: IntAr
     kernel, hardware = bound.kernel, bound.hardware
     assert isinstance(kernel, AttentionKernel)
     counts = attention_counts(kernel, hardware, operator, positions)
+    cache = attention_bytes(operator, positions)
     width = (operator.head_dim + operator.values_dim) / 256.0 * element_type(operator.kv_dtype).bytes / 2.0
     return {
         "bandwidth": hardware.memory_bandwidth_bytes_per_s,
-        "peak": hardware.peak_flop_per_s["bfloat16"],
-        "batch": float(operator.batch_size),
-        "kv_bytes": attention_bytes(operator, positions),
+        "peak": attention_peak(kernel, hardware, operator),
+        "kv_bytes": cache,
+        "side_bytes": query_bytes(operator, positions) + (kernel.cache_traffic - 1.0) * cache,
         "waves": counts.waves,
-        "key_steps": serial_steps(counts.keys, counts.splits),
-        "step_width": width,
+        "hidden_starts": counts.hidden_starts,
+        "exposed_starts": counts.exposed_starts,
+        "passes": counts.passes,
+        "planned": counts.planned,
+        "key_steps": counts.key_steps,
+        "step_width": width * counts.step_cost,
         "tile_cost": np.interp(counts.tile_rows, TILE_COST_ROWS, TILE_COST),
         "padded_flop": _padded_attention_flop(operator, counts),
-        "is_split": (counts.splits > 1).astype(np.float64),
         "fair_step": STEP_BYTES * hardware.sm_count / hardware.memory_bandwidth_bytes_per_s,
     }
+
+
+def block_inputs(bound: BoundOperator, operator: CompressedAttention, positions: IntArray) -> dict[str, Any]:
+    """Shape inputs of the equation of an attention block, shape (positions,)."""
+    hardware, rows = bound.hardware, positions * float(operator.batch_size)
+    sixteen = hardware.peak_flop_per_s["bfloat16"]
+    return {
+        "bandwidth": hardware.memory_bandwidth_bytes_per_s,
+        "peak": hardware.peak(operator.weight_dtype, "bfloat16"),
+        "attention_peak": sixteen,
+        "index_peak": hardware.peak_flop_per_s.get("fp8", sixteen),
+        "weight_bytes": operator.weight_bytes,
+        "rows": rows,
+        "row_flop": 2.0 * operator.weight_elements,
+        "padded_flop": operator.attention_flop(positions, float(round_up(operator.num_query_heads, HEAD_TILE))),
+        "index_flop": operator.index_flop(positions),
+        "moved_bytes": operator.activation_bytes_per_row * rows + operator.index_bytes(),
+    }
+
+
+def attention_peak(kernel: AttentionKernel, hardware: HardwareSpec, operator: Attention) -> float:
+    """Matrix peak of the type attention multiplies in: 8 bits where the kernel keeps an 8-bit cache so, else 16 [FLOP/s]."""
+    eight = kernel.eight_bit_math and element_type(operator.kv_dtype).bytes <= 1
+    return hardware.peak("fp8", "fp8") if eight else hardware.peak_flop_per_s["bfloat16"]
 
 
 def _padded_attention_flop(operator: Attention, counts: AttentionCounts) -> FloatArray:
@@ -187,6 +229,14 @@ def attention_bytes(operator: Attention, positions: IntArray) -> FloatArray:
     lengths = operator.context_lengths
     cached = sum(operator.keys_before(length) for length in lengths) / len(lengths)
     return np.asarray((cached + positions) * operator.batch_size * operator.cache_bytes_per_token)
+
+
+def query_bytes(operator: Attention, positions: IntArray) -> FloatArray:
+    """Bytes of the queries read and the outputs written in 16 bits: B N H (d_k + d_v) x 2 [B]."""
+    width = operator.head_dim + operator.values_dim
+    return np.asarray(
+        ACTIVATION_BYTES * width * operator.num_query_heads * operator.batch_size * positions, dtype=np.float64
+    )
 
 
 def stream_inputs(bound: BoundOperator, operator: Operator, rows: IntArray) -> dict[str, Any]:
@@ -232,6 +282,9 @@ def useful_matrix_seconds(bound: BoundOperator, tokens: IntArray) -> FloatArray:
     elif isinstance(operator, FusedMoE):
         share = operator.top_k / operator.expert_parallel
         flop, peak = operator.flop_per_routed_row * share * tokens, bound.hardware.peak(operator.weight_dtype)
+    elif isinstance(operator, CompressedAttention):
+        flop = 2.0 * operator.weight_elements * operator.batch_size * tokens
+        peak = bound.hardware.peak(operator.weight_dtype, "bfloat16")
     else:
         assert isinstance(operator, Attention)
         keys = sum(operator.keys_before(c) for c in operator.context_lengths) / len(operator.context_lengths)

@@ -108,6 +108,16 @@ class AttentionCounts:
         ceil(tiles x c / (SM x o)) [-].
     keys : ndarray
         Cached and new keys a CTA walks through before splitting, for the longest sequence [tokens].
+    key_steps : ndarray
+        Serial steps of a CTA along its keys, in units of 128 keys [-].
+    hidden_starts, exposed_starts : ndarray
+        CTA starts and ends an SM goes through in turn, those beside other CTAs' streams and those with nothing streaming [-].
+    passes : ndarray
+        Work besides the main kernel, in units of combining two splits: combination, copies that regroup heads [-].
+    planned : ndarray
+        Sequences a kernel on the device plans first: B or 0 [-].
+    step_cost : ndarray
+        Time of a key step over that of the library's main kernel [-].
     kv_reads : ndarray
         Times each KV byte is fetched by separate CTAs (g where heads are not packed; the cost model decides what L2 hides) [-].
     """
@@ -119,4 +129,10 @@ class AttentionCounts:
     resident: FloatArray
     waves: FloatArray
     keys: FloatArray
+    key_steps: FloatArray
+    hidden_starts: FloatArray
+    exposed_starts: FloatArray
+    passes: FloatArray
+    planned: FloatArray
+    step_cost: FloatArray
     kv_reads: FloatArray

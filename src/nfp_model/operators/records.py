@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from nfp_model.errors import InvalidArgumentError, require_positive_int
+from nfp_model.operators.modules import CompressedAttention
 from nfp_model.quantities import canonical_dtype, element_type
 from nfp_model.workload import Routing
 
@@ -313,7 +314,7 @@ class Collective:
     ranks: int
 
 
-Operator = Gemm | FusedMoE | Attention | Elementwise | LinearScan | Collective
+Operator = Gemm | FusedMoE | Attention | CompressedAttention | Elementwise | LinearScan | Collective
 
 Module = Literal["projections", "attention", "dense_ffn", "moe_ffn", "head", "elementwise", "collectives"]
 MODULES: tuple[Module, ...] = ("projections", "attention", "dense_ffn", "moe_ffn", "head", "elementwise", "collectives")

@@ -206,7 +206,9 @@ def _values(
     rows = prediction.forward.tokens(use, start)
     _, values = bound.winning_inputs(int(rows[1]))
     per_position = (
-        values["batch"] if isinstance(use.operator, Attention) else float(_rows_per_position(prediction, use))
+        float(use.operator.batch_size)
+        if isinstance(use.operator, Attention)
+        else float(_rows_per_position(prediction, use))
     )
     return {
         **values,

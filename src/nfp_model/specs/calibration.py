@@ -13,7 +13,9 @@ from nfp_model.quantities import ELEMENT_TYPES
 from nfp_model.specs.base import Spec
 from nfp_model.specs.registry import load_spec, spec_files, spec_roots
 
-OperatorKind = Literal["gemm", "moe", "attention", "latent_attention", "elementwise", "linear_scan", "collective"]
+OperatorKind = Literal[
+    "gemm", "moe", "attention", "latent_attention", "csa_block", "hca_block", "elementwise", "linear_scan", "collective"
+]  # fmt: skip
 
 
 class GemmConstants(Spec):
@@ -74,14 +76,14 @@ class AttentionConstants(Spec):
     memory_efficiency, overlap_exponent : float
         eb, p [-].
     sequence_time_s : float
-        tb: per sequence of the batch [s].
+        tb: per sequence planned on the device [s].
     step_share : float
         Time of one CTA's 128-key step over the time its SM's share of the bandwidth needs for the step's 65536 bytes [-]:
         tau = step_share x 65536 B x SM / BW.
     cta_time_s : float
-        tc: start and end of one CTA [s].
+        tc: start and end of one CTA of a 64-row tile [s].
     split_time_s : float
-        ts: combining KV splits [s].
+        ts: combining two KV splits, or one more kernel [s].
     matrix_efficiency : float
         ef, held fixed at 0.6 in fits [-].
     """
@@ -94,6 +96,30 @@ class AttentionConstants(Spec):
     cta_time_s: float = Field(ge=0)
     split_time_s: float = Field(ge=0)
     matrix_efficiency: float = Field(default=0.6, gt=0, le=1.5)
+
+
+class BlockConstants(Spec):
+    """Constants of a whole attention block over a compressed cache (cost model, section 4).
+
+    Attributes
+    ----------
+    fixed_time_s : float
+        t0: everything no byte or FLOP counted here explains [s].
+    memory_efficiency, matrix_efficiency, overlap_exponent : float
+        eb, ef, p of the projections together [-].
+    attention_efficiency, index_efficiency : float
+        eg, ei: shares of the 16-bit and 8-bit peak attention and indexer reach [-].
+    activation_efficiency : float
+        ea: share of the bandwidth the row traffic reaches [-].
+    """
+
+    fixed_time_s: float = Field(ge=0)
+    memory_efficiency: float = Field(gt=0, le=1.5)
+    matrix_efficiency: float = Field(gt=0, le=1.5)
+    overlap_exponent: float = Field(ge=1)
+    attention_efficiency: float = Field(gt=0, le=3)
+    index_efficiency: float = Field(gt=0, le=3)
+    activation_efficiency: float = Field(gt=0, le=20)
 
 
 class StreamConstants(Spec):
@@ -111,13 +137,15 @@ class StreamConstants(Spec):
     memory_efficiency: float = Field(gt=0, le=1.5)
 
 
-Constants = GemmConstants | MoEConstants | AttentionConstants | StreamConstants
+Constants = GemmConstants | MoEConstants | AttentionConstants | BlockConstants | StreamConstants
 
-CONSTANTS_OF: dict[str, type[GemmConstants] | type[MoEConstants] | type[AttentionConstants] | type[StreamConstants]] = {
+CONSTANTS_OF: dict[str, type[Constants]] = {
     "gemm": GemmConstants,
     "moe": MoEConstants,
     "attention": AttentionConstants,
     "latent_attention": AttentionConstants,
+    "csa_block": BlockConstants,
+    "hca_block": BlockConstants,
     "elementwise": StreamConstants,
     "linear_scan": StreamConstants,
     "collective": StreamConstants,

@@ -6,6 +6,7 @@ import hashlib
 from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from nfp_model.cost.binding import kernel_for
@@ -14,17 +15,26 @@ from nfp_model.operators import FusedMoE
 from nfp_model.specs.calibration import OperatorKind
 from nfp_model.specs.registry import load_hardware
 from nfp_model.validation.datasets import CurveSet, Source, curves_of
-from nfp_model.validation.fit_points import CALIBRATED_AS, MEASURED_AS
+from nfp_model.validation.fit_points import CALIBRATED_AS, MEASURED_AS, measured_kind
 from nfp_model.validation.recorded import read_timings
 from nfp_model.validation.records import Curve
 from nfp_model.validation.shapes import MoEShape
-from nfp_model.validation.silicon import load_attention, load_collective, load_gemm, load_mla, load_moe
+from nfp_model.validation.silicon import (
+    load_attention,
+    load_attention_module,
+    load_collective,
+    load_gemm,
+    load_mla,
+    load_moe,
+)
 
 LOADERS: dict[OperatorKind, Callable[[str, str], CurveSet]] = {
     "gemm": load_gemm,
     "moe": load_moe,
     "attention": load_attention,
     "latent_attention": load_mla,
+    "csa_block": partial(load_attention_module, family="dsv4_csa"),
+    "hca_block": partial(load_attention_module, family="dsv4_hca"),
     "collective": load_collective,
 }
 
@@ -115,12 +125,14 @@ def recorded_tables(path: Path, hardware: str, backend: str, operator: str | Non
     key = load_hardware(hardware).name
     every = curves_of(read_timings(path))
     curves = [
-        c for c in every if load_hardware(c.gpu).name == key and c.backend == backend and c.operator in CALIBRATED_AS
+        c
+        for c in every
+        if load_hardware(c.gpu).name == key and c.backend == backend and measured_kind(c) in CALIBRATED_AS
     ]
     tables = []
-    for kind in sorted({CALIBRATED_AS[curve.operator] for curve in curves}):
+    for kind in sorted({CALIBRATED_AS[measured_kind(curve)] for curve in curves}):
         if operator in (None, kind):
-            mine = tuple(curve for curve in curves if CALIBRATED_AS[curve.operator] == kind)
+            mine = tuple(curve for curve in curves if CALIBRATED_AS[measured_kind(curve)] == kind)
             tables += _tables(kind, CurveSet(mine, Source(path.name)), backend, dtype, FEWEST_SPLIT)
     if not tables:
         there = ", ".join(sorted({f"{c.gpu} {c.backend} {c.operator}" for c in every})) or "nothing"

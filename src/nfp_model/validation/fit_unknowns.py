@@ -32,6 +32,16 @@ _DECODE_ATTENTION = (
     Unknown("split_time_s", 0.5e-6, 0.02e-6, 10e-6),
 )
 
+_BLOCK = (
+    Unknown("fixed_time_s", 60e-6, 5e-6, 400e-6),
+    Unknown("memory_efficiency", 0.8, 0.2, 1.1),
+    Unknown("matrix_efficiency", 0.5, 0.02, 1.2),
+    _OVERLAP,
+    Unknown("attention_efficiency", 0.4, 0.02, 3.0),
+    Unknown("index_efficiency", 0.4, 0.01, 3.0),
+    Unknown("activation_efficiency", 0.5, 0.02, 20.0),
+)
+
 UNKNOWNS: dict[OperatorKind, tuple[Unknown, ...]] = {
     "gemm": (
         Unknown("fixed_time_s", 3e-6, 0.3e-6, 30e-6),
@@ -51,6 +61,8 @@ UNKNOWNS: dict[OperatorKind, tuple[Unknown, ...]] = {
     ),
     "attention": _DECODE_ATTENTION,
     "latent_attention": _DECODE_ATTENTION,
+    "csa_block": _BLOCK,
+    "hca_block": _BLOCK,
     "collective": (Unknown("fixed_time_s", 9.5e-6, 0.5e-6, 200e-6), Unknown("memory_efficiency", 0.8, 0.05, 1.5)),
 }
 """What a fit moves, by operator: at most six numbers, seven for attention."""

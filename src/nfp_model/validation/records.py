@@ -21,7 +21,7 @@ from nfp_model.errors import (
     require_positive_int,
     unknown_name,
 )
-from nfp_model.operators import Attention, FusedMoE, Gemm
+from nfp_model.operators import Attention, CompressedAttention, FusedMoE, Gemm
 from nfp_model.quantities import canonical_dtype
 from nfp_model.validation.shapes import (
     AllReduceShape,
@@ -251,7 +251,22 @@ class Curve:
         arrays = {name: getattr(self, name) for name in _COLUMNS}
         return replace(self, **{name: array[mask] for name, array in arrays.items() if array is not None})
 
-    def operator_record(self, batch_size: int | None = None) -> Gemm | FusedMoE | Attention:
+    @staticmethod
+    def _module(shape: ModuleShape, batch_size: int, weight_dtype: str) -> CompressedAttention:
+        from nfp_model.validation.module_configs import compressed_attention
+
+        return compressed_attention(
+            shape.model,
+            shape.family,
+            shape.num_query_heads,
+            shape.tensor_parallel,
+            shape.compress_ratio,
+            shape.context_length,
+            batch_size,
+            weight_dtype,
+        )
+
+    def operator_record(self, batch_size: int | None = None) -> Gemm | FusedMoE | Attention | CompressedAttention:
         """The operator this curve times, for the cost model.
 
         Parameters
@@ -262,7 +277,7 @@ class Curve:
         Raises
         ------
         UnsupportedError
-            For attention modules, collectives and whole forwards, which are more than one operator record.
+            For other attention modules, collectives and whole forwards, which are more than one operator record.
         """
         weight, activation = self.weight_dtype or "bfloat16", self.activation_dtype or "bfloat16"
         if isinstance(self.shape, GemmShape):
@@ -271,6 +286,8 @@ class Curve:
             return self.shape.operator(weight, activation)
         if isinstance(self.shape, AttentionShape):
             return self.shape.operator(self.kv_dtype or "bfloat16", batch_size, latent=self.operator == "mla")
+        if isinstance(self.shape, ModuleShape) and self.shape.batch_size is not None:
+            return self._module(self.shape, self.shape.batch_size, weight)
         raise UnsupportedError(f"a curve of kind '{self.operator}' is not one operator record")
 
     def measurements(self) -> Iterator[Measurement]:

@@ -28,8 +28,6 @@ from nfp_model.validation.silicon_tables import SYSTEM_OF
 FITTED, SIBLING, UNCALIBRATED = "fitted", "sibling", "uncalibrated"
 """Constants of this GPU and backend, of another GPU of its generation, and of none of its generation."""
 
-NO_RECORD = "a whole attention block over a compressed cache is no operator the library has"
-
 
 @dataclass(frozen=True)
 class CaseSet:
@@ -88,8 +86,6 @@ def case_set(curves: Sequence[Curve], table: Sequence[Curve], backend: str) -> C
     backend : str
         Whose kernel rules and constants.
     """
-    if isinstance(curves[0].shape, ModuleShape):
-        return CaseSet({}, {NO_RECORD: len(curves)})
     if isinstance(curves[0].shape, ForwardShape):
         return _forward_cases(curves, backend)
     able, refused = _predictable(curves, backend)
