@@ -148,7 +148,7 @@ def _expectation(
     return found.reshape(rows.shape).copy()
 
 
-@lru_cache(maxsize=512)
+@lru_cache(maxsize=4096)
 def _cached(
     what: str, routing: Routing, num_experts: int, top_k: int, tokens: bytes, block_rows: bytes, expert_parallel: int
 ) -> FloatArray:
