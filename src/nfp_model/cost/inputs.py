@@ -87,6 +87,8 @@ def constant_inputs(constants: Constants, shape: Mapping[str, Any]) -> dict[str,
             "reread_up": np.where(shape["rereads_up"], 1.0, constants.reread_share),
             "reread_down": np.where(shape["rereads_down"], 1.0, constants.reread_share),
             "activation_efficiency": constants.activation_efficiency,
+            "wave_time": constants.wave_time_s,
+            "expert_time": constants.expert_time_s,
         }
     return common | {
         "sequence_time": constants.sequence_time_s,
@@ -136,20 +138,24 @@ def moe_inputs(bound: BoundOperator, operator: FusedMoE, tokens: IntArray) -> di
         "rereads_up": counts.rereads_up,
         "rereads_down": counts.rereads_down,
         "row_flop": operator.flop_per_routed_row,
-        "moved_bytes": moe_row_bytes(operator, counts, tokens),
+        "moved_bytes": moe_row_bytes(kernel, operator, counts, tokens),
+        "waves": counts.waves,
+        "walked_experts": float(operator.local_experts if kernel.walks_experts else 0),
     }
 
 
-def moe_row_bytes(operator: FusedMoE, counts: MoECounts, tokens: IntArray) -> FloatArray:
+def moe_row_bytes(kernel: MoEKernel, operator: FusedMoE, counts: MoECounts, tokens: IntArray) -> FloatArray:
     """Row traffic of a fused MoE [B].
 
     With R rows routed to this rank's experts and M k pairs over all ranks, in 16 bits::
 
         4 h R              rows gathered, results of the second GEMM written
-        (6 i + 2 h) M k    activation over gate and up rows, weighted sum over the choices: every pair, local or not
+        (6 i + 2 h) Q      activation over gate and up rows, weighted sum over the choices
         4 h M              input and output
+
+    Q is every pair, M k, local or not; R where the kernel keeps its own rank's rows alone.
     """
-    pairs = tokens * operator.top_k
+    pairs = counts.routed_rows if kernel.keeps_local_rows else tokens * operator.top_k
     everywhere = pairs * (3 * operator.local_width + operator.hidden_size)
     local = 2 * counts.routed_rows * operator.hidden_size
     return np.asarray(ACTIVATION_BYTES * (local + everywhere + 2.0 * operator.hidden_size * tokens))

@@ -85,7 +85,7 @@ class BoundOperator:
         kind, inputs = equation_inputs(self, counted)
         total = np.atleast_2d(evaluate(kind, inputs))
         winner = np.broadcast_to(total, (total.shape[0], counted.size)).argmin(axis=0)
-        names = {"gemm": ("memory", "matrix", "chain", "fixed"), "moe": ("memory", "matrix", "rows", "fixed")}
+        names = {"gemm": ("memory", "matrix", "chain", "fixed"), "moe": ("memory", "matrix", "chain", "rows", "fixed")}
         wanted = names.get(kind, ("memory", "chain", "matrix", "fixed") if kind == "attention" else ("memory", "fixed"))
         parts = {name: _pick(evaluate(kind, inputs, name), winner) for name in wanted}
         parts["total"] = _pick(total, winner)

@@ -97,7 +97,8 @@ def heaviest_rank_loads(loads: IntArray, expert_parallel: int) -> IntArray:
     tokens, experts = loads.shape
     local = experts // expert_parallel
     if local == 1:
-        return loads.max(axis=1)[None, :, None]
+        alone: IntArray = loads.max(axis=1)[None, :, None]
+        return alone
     generator = np.random.default_rng(SEED)
     found = np.empty((DRAWS, tokens, local), dtype=np.int64)
     for draw in found:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,9 @@ from nfp_model.kernels.counts import FloatArray
 from nfp_model.operators import Collective, Operator
 from nfp_model.specs.calibration import CONSTANTS_OF, Fit, OperatorKind, uncalibrated
 from nfp_model.specs.hardware import HardwareSpec
+from nfp_model.specs.moe_kernel import MoEKernel
 from nfp_model.specs.registry import load_hardware
+from nfp_model.validation.fit_unknowns import Unknowns
 from nfp_model.validation.records import BoolArray, Curve, IntArray
 from nfp_model.validation.shapes import AllReduceShape, AttentionShape
 
@@ -68,6 +71,8 @@ class FitPoints:
         Index into ``curves``.
     curves : tuple of Curve
         Where the points come from.
+    held : dict
+        Constants the kernel of most points holds.
     """
 
     operator: OperatorKind
@@ -78,6 +83,12 @@ class FitPoints:
     seconds: FloatArray
     curve: IntArray
     curves: tuple[Curve, ...]
+    held: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def unknowns(self) -> Unknowns:
+        """What a fit of these points moves."""
+        return Unknowns(self.operator, self.held)
 
     def __len__(self) -> int:
         return int(self.seconds.size)
@@ -167,10 +178,13 @@ def collect(
     prior = uncalibrated().fit_for(operator, "bfloat16")
     assert prior is not None
     kind, parts, owners = "", [], []
+    rules: Counter[tuple[tuple[str, float], ...]] = Counter()
     for index, curve in enumerate(every):
         gpu = hardware or load_hardware(curve.gpu)
         for bound, tokens, points in _pieces(curve, gpu, backend, prior):
             kind, shape = shape_inputs(bound, tokens)
+            if isinstance(bound.kernel, MoEKernel):
+                rules[tuple(bound.kernel.held.items())] += tokens.size
             if curve.beyond_l2 is not None:
                 share = np.where(curve.beyond_l2[points], 1.0, L2_SHARE)
                 shape |= {"kv_bytes": shape["kv_bytes"] * share, "resident": share < 1.0}
@@ -189,6 +203,7 @@ def collect(
         seconds=np.concatenate([every[index].seconds[points] for index, points in owners]),
         curve=np.concatenate([np.full(len(points), index) for index, points in owners]),
         curves=every,
+        held=dict(rules.most_common(1)[0][0]) if rules else {},
     )
 
 
