@@ -92,6 +92,7 @@ def moe_counts(kernel: MoEKernel, hardware: HardwareSpec, operator: FusedMoE, to
         routed_rows=routed,
         rereads_up=~blocks.grouped & (cache is not None and operator.up_bytes > cache),
         rereads_down=~blocks.grouped & (cache is not None and operator.down_bytes > cache),
+        fixed_share=np.where(blocks.sparse, kernel.sparse_path_fixed_share, 1.0),
         waves=_waves(operator, hardware, number, blocks.columns),
     )
 

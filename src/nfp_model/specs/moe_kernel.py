@@ -171,6 +171,8 @@ class MoEKernel(Spec):
         Blocks are grouped whatever the row says once floor(M/E) exceeds this [rows].
     sparse_path_factor : int or None
         Each (token, expert) pair gets a block of its own when M k times this is at most E, without expert parallelism.
+    sparse_path_fixed_share : float
+        Fixed time on that path over the fixed time off it, where pairs are sorted and aligned first [-].
     tuned : tuple of TunedShape
         Shapes with tuned tiles.
     walks_experts : bool
@@ -210,6 +212,7 @@ class MoEKernel(Spec):
     grouped: bool = False
     grouped_above_tokens_per_expert: int | None = Field(default=None, ge=1)
     sparse_path_factor: int | None = Field(default=None, ge=1)
+    sparse_path_fixed_share: float = Field(default=1.0, gt=0, le=1)
     tuned: tuple[TunedShape, ...] = ()
     walks_experts: bool = False
     keeps_local_rows: bool = False
