@@ -14,13 +14,14 @@ from nfp_model.cost.binding import kernel_for
 from nfp_model.cost.latency import BoundOperator
 from nfp_model.errors import InvalidArgumentError, SpecError, UnknownNameError
 from nfp_model.specs.calibration import Calibration, Fit, load_calibration
+from nfp_model.specs.kernel_library import all_libraries
 from nfp_model.specs.registry import load_hardware, spec_files
 from nfp_model.uncertainty import Z80, latency_band
 from nfp_model.validation.calibrating import fit_calibration, score_curves
 from nfp_model.validation.fit_files import calibration_to_toml, write_calibration
 from nfp_model.validation.fit_points import collect, weights
 from nfp_model.validation.fit_tables import sampled, setting, silicon_tables
-from nfp_model.validation.fit_unknowns import UNKNOWNS, significant
+from nfp_model.validation.fit_unknowns import UNKNOWNS, Unknowns, significant
 from nfp_model.validation.fitting import band_deviation, fit_constants
 from nfp_model.validation.pooling import fit_uncalibrated
 from nfp_model.validation.records import Curve, Measurement
@@ -187,8 +188,11 @@ def test_every_curve_counts_alike_and_parallel_layers_less() -> None:
 
 
 def test_at_most_six_numbers_are_fitted_seven_for_attention() -> None:
-    counts = {operator: len(unknowns) for operator, unknowns in UNKNOWNS.items()}
-    assert counts == {"gemm": 6, "moe": 6, "attention": 7, "latent_attention": 7, "collective": 2}
+    counts = {operator: len(Unknowns(operator)) for operator in UNKNOWNS if operator != "moe"}
+    assert counts == {"gemm": 6, "attention": 7, "latent_attention": 7, "collective": 2}
+    held = [kernel.held for library in all_libraries() for kernel in library.moe]
+    assert len(held) > 15
+    assert {len(Unknowns("moe", one)) for one in held} == {6}
 
 
 def test_too_few_points_are_refused_with_tokens_to_measure() -> None:

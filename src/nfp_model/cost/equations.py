@@ -62,19 +62,21 @@ def gemm() -> Equation:
 
 
 def moe() -> Equation:
-    r"""Fused MoE: A experts read once, further row blocks read a share again, padded blocks computed.
+    r"""Fused MoE: A experts read once, further row blocks read a share again, padded blocks computed, in f waves.
 
     .. math::
-        T = t_0 + \left[\left(\frac{\sum_g (A + r_g (N_B - A)) W_g}{BW e_b}\right)^p
-            + \left(\frac{N_B b_m F}{P e_f}\right)^p\right]^{1/p} + \frac{Y}{BW e_a}
+        T = t_0 + E_w t_e + \left[\left(\frac{\sum_g (A + r_g (N_B - A)) W_g}{BW e_b}\right)^p
+            + \left(\frac{N_B b_m F}{P e_f}\right)^p + (f t_w)^p\right]^{1/p} + \frac{Y}{BW e_a}
     """
     again = y.NB - y.A
     weights = (y.A + y.r_u * again) * y.W_u + (y.A + y.r_d * again) * y.W_d
     memory = weights / (y.BW * y.e_b)
     matrix = y.NB * y.b_m * y.F / (y.P * y.e_f)
+    chain = y.f * y.t_w
     rows = y.Y / (y.BW * y.e_a)
-    latency = y.t_0 + overlapped(y.p, memory, matrix) + rows
-    return Equation(latency, {"memory": memory, "matrix": matrix, "rows": rows, "fixed": y.t_0})
+    fixed = y.t_0 + y.E_w * y.t_e
+    latency = fixed + overlapped(y.p, memory, matrix, chain) + rows
+    return Equation(latency, {"memory": memory, "matrix": matrix, "chain": chain, "rows": rows, "fixed": fixed})
 
 
 def attention() -> Equation:

@@ -9,7 +9,7 @@ from typing import Any
 from numpy import sqrt, square
 
 PER_TIME = frozenset(['attention_peak', 'bandwidth', 'index_peak', 'peak'])
-TIMES = frozenset(['baseline_latency', 'chain_time', 'cta_time', 'fixed_time', 'free_time', 'sequence_time', 'split_time', 'step_time'])
+TIMES = frozenset(['baseline_latency', 'chain_time', 'cta_time', 'expert_time', 'fixed_time', 'free_time', 'sequence_time', 'split_time', 'step_time', 'wave_time'])
 
 
 def gemm_latency(BW: Any, M: Any, P: Any, SM: Any, W: Any, a: Any, b_m: Any, b_n: Any, e_b: Any, e_f: Any, f: Any, k: Any, k_c: Any, n: Any, p: Any, s: Any, sigma: Any, t_0: Any, t_s: Any) -> Any:
@@ -34,10 +34,10 @@ def gemm_fixed(sigma: Any, t_0: Any, t_s: Any) -> Any:
     return sigma*t_s + t_0
 
 
-def moe_latency(A: Any, BW: Any, F: Any, N_B: Any, P: Any, W_d: Any, W_u: Any, Y: Any, b_m: Any, e_a: Any, e_b: Any, e_f: Any, p: Any, r_d: Any, r_u: Any, t_0: Any) -> Any:
+def moe_latency(A: Any, BW: Any, E_w: Any, F: Any, N_B: Any, P: Any, W_d: Any, W_u: Any, Y: Any, b_m: Any, e_a: Any, e_b: Any, e_f: Any, f: Any, p: Any, r_d: Any, r_u: Any, t_0: Any, t_e: Any, t_w: Any) -> Any:
     x0 = BW**(-1.0)
     x1 = -A + N_B
-    return Y*x0/e_a + t_0 + ((x0*(W_d*(A + r_d*x1) + W_u*(A + r_u*x1))/e_b)**p + (F*N_B*b_m/(P*e_f))**p)**(p**(-1.0))
+    return E_w*t_e + Y*x0/e_a + t_0 + ((f*t_w)**p + (x0*(W_d*(A + r_d*x1) + W_u*(A + r_u*x1))/e_b)**p + (F*N_B*b_m/(P*e_f))**p)**(p**(-1.0))
 
 
 def moe_memory(A: Any, BW: Any, N_B: Any, W_d: Any, W_u: Any, e_b: Any, r_d: Any, r_u: Any) -> Any:
@@ -49,12 +49,16 @@ def moe_matrix(F: Any, N_B: Any, P: Any, b_m: Any, e_f: Any) -> Any:
     return F*N_B*b_m/(P*e_f)
 
 
+def moe_chain(f: Any, t_w: Any) -> Any:
+    return f*t_w
+
+
 def moe_rows(BW: Any, Y: Any, e_a: Any) -> Any:
     return Y/(BW*e_a)
 
 
-def moe_fixed(t_0: Any) -> Any:
-    return t_0
+def moe_fixed(E_w: Any, t_0: Any, t_e: Any) -> Any:
+    return E_w*t_e + t_0
 
 
 def attention_latency(BW: Any, B_p: Any, G: Any, P: Any, V: Any, V_s: Any, c_p: Any, d: Any, e_b: Any, e_f: Any, f: Any, f_h: Any, f_x: Any, p: Any, q: Any, rho: Any, t_0: Any, t_b: Any, t_c: Any, t_s: Any, tau: Any) -> Any:
@@ -120,11 +124,12 @@ FUNCTIONS: dict[tuple[str, str | None], tuple[tuple[str, ...], Callable[..., Any
     ('gemm', 'matrix'): (('peak', 'sm_count', 'tile_rows', 'tile_columns', 'matrix_efficiency', 'waves', 'in_features', 'splits'), gemm_matrix),
     ('gemm', 'chain'): (('waves', 'in_features', 'chain_time', 'splits'), gemm_chain),
     ('gemm', 'fixed'): (('is_split', 'fixed_time', 'split_time'), gemm_fixed),
-    ('moe', None): (('experts_touched', 'bandwidth', 'row_flop', 'row_blocks', 'peak', 'down_bytes', 'up_bytes', 'moved_bytes', 'tile_rows', 'activation_efficiency', 'memory_efficiency', 'matrix_efficiency', 'overlap_exponent', 'reread_down', 'reread_up', 'fixed_time'), moe_latency),
+    ('moe', None): (('experts_touched', 'bandwidth', 'walked_experts', 'row_flop', 'row_blocks', 'peak', 'down_bytes', 'up_bytes', 'moved_bytes', 'tile_rows', 'activation_efficiency', 'memory_efficiency', 'matrix_efficiency', 'waves', 'overlap_exponent', 'reread_down', 'reread_up', 'fixed_time', 'expert_time', 'wave_time'), moe_latency),
     ('moe', 'memory'): (('experts_touched', 'bandwidth', 'row_blocks', 'down_bytes', 'up_bytes', 'memory_efficiency', 'reread_down', 'reread_up'), moe_memory),
     ('moe', 'matrix'): (('row_flop', 'row_blocks', 'peak', 'tile_rows', 'matrix_efficiency'), moe_matrix),
+    ('moe', 'chain'): (('waves', 'wave_time'), moe_chain),
     ('moe', 'rows'): (('bandwidth', 'moved_bytes', 'activation_efficiency'), moe_rows),
-    ('moe', 'fixed'): (('fixed_time',), moe_fixed),
+    ('moe', 'fixed'): (('walked_experts', 'fixed_time', 'expert_time'), moe_fixed),
     ('attention', None): (('bandwidth', 'planned', 'padded_flop', 'peak', 'kv_bytes', 'side_bytes', 'passes', 'step_width', 'memory_efficiency', 'matrix_efficiency', 'waves', 'hidden_starts', 'exposed_starts', 'overlap_exponent', 'key_steps', 'tile_cost', 'fixed_time', 'sequence_time', 'cta_time', 'split_time', 'step_time'), attention_latency),
     ('attention', 'memory'): (('bandwidth', 'kv_bytes', 'side_bytes', 'memory_efficiency'), attention_memory),
     ('attention', 'chain'): (('step_width', 'waves', 'hidden_starts', 'key_steps', 'tile_cost', 'cta_time', 'step_time'), attention_chain),

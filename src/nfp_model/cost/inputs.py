@@ -33,7 +33,7 @@ from nfp_model.specs.moe_kernel import MoEKernel
 if TYPE_CHECKING:
     from nfp_model.cost.latency import BoundOperator
 
-HELPERS = frozenset({"rereads_up", "rereads_down", "fair_step", "launches"})
+HELPERS = frozenset({"rereads_up", "rereads_down", "fixed_share", "fair_step", "launches"})
 """Shape inputs that are no symbols: what the constants are applied to."""
 
 STEP_BYTES = 65536.0
@@ -61,7 +61,7 @@ def shape_inputs(
     """Equation kind and everything the fitted constants do not touch: datasheet, shape, exact counts.
 
     A fit computes these once per shape and moves only :func:`constant_inputs`. Besides symbols, the mapping holds what the
-    constants are applied to: ``rereads_up`` and ``rereads_down`` (MoE), ``fair_step`` (attention), ``launches`` (streams).
+    constants are applied to: ``rereads_up``, ``rereads_down`` and ``fixed_share`` (MoE), ``fair_step`` (attention), ``launches`` (streams).
     """
     operator = bound.operator
     if isinstance(operator, Gemm):
@@ -92,9 +92,12 @@ def constant_inputs(constants: Constants, shape: Mapping[str, Any]) -> dict[str,
         return common | {"chain_time": constants.chain_time_s, "split_time": constants.split_time_s}
     if isinstance(constants, MoEConstants):
         return common | {
+            "fixed_time": constants.fixed_time_s * shape["fixed_share"],
             "reread_up": np.where(shape["rereads_up"], 1.0, constants.reread_share),
             "reread_down": np.where(shape["rereads_down"], 1.0, constants.reread_share),
             "activation_efficiency": constants.activation_efficiency,
+            "wave_time": constants.wave_time_s,
+            "expert_time": constants.expert_time_s,
         }
     if isinstance(constants, BlockConstants):
         return common | {
@@ -150,20 +153,25 @@ def moe_inputs(bound: BoundOperator, operator: FusedMoE, tokens: IntArray) -> di
         "rereads_up": counts.rereads_up,
         "rereads_down": counts.rereads_down,
         "row_flop": operator.flop_per_routed_row,
-        "moved_bytes": moe_row_bytes(operator, counts, tokens),
+        "moved_bytes": moe_row_bytes(kernel, operator, counts, tokens),
+        "fixed_share": counts.fixed_share,
+        "waves": counts.waves,
+        "walked_experts": float(operator.local_experts if kernel.walks_experts else 0),
     }
 
 
-def moe_row_bytes(operator: FusedMoE, counts: MoECounts, tokens: IntArray) -> FloatArray:
+def moe_row_bytes(kernel: MoEKernel, operator: FusedMoE, counts: MoECounts, tokens: IntArray) -> FloatArray:
     """Row traffic of a fused MoE [B].
 
     With R rows routed to this rank's experts and M k pairs over all ranks, in 16 bits::
 
         4 h R              rows gathered, results of the second GEMM written
-        (6 i + 2 h) M k    activation over gate and up rows, weighted sum over the choices: every pair, local or not
+        (6 i + 2 h) Q      activation over gate and up rows, weighted sum over the choices
         4 h M              input and output
+
+    Q is every pair, M k, local or not; R where the kernel keeps its own rank's rows alone.
     """
-    pairs = tokens * operator.top_k
+    pairs = counts.routed_rows if kernel.keeps_local_rows else tokens * operator.top_k
     everywhere = pairs * (3 * operator.local_width + operator.hidden_size)
     local = 2 * counts.routed_rows * operator.hidden_size
     return np.asarray(ACTIVATION_BYTES * (local + everywhere + 2.0 * operator.hidden_size * tokens))

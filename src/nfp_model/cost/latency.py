@@ -87,7 +87,7 @@ class BoundOperator:
         winner = np.broadcast_to(total, (total.shape[0], counted.size)).argmin(axis=0)
         names = {
             "gemm": ("memory", "matrix", "chain", "fixed"),
-            "moe": ("memory", "matrix", "rows", "fixed"),
+            "moe": ("memory", "matrix", "chain", "rows", "fixed"),
             "block": ("memory", "matrix", "attention", "rows", "fixed"),
         }
         wanted = names.get(kind, ("memory", "chain", "matrix", "fixed") if kind == "attention" else ("memory", "fixed"))

@@ -77,6 +77,10 @@ class MoECounts:
         Expected (token, expert) pairs on this rank, sum of n_e [rows].
     rereads_up, rereads_down : ndarray of bool
         The kernel reads an expert's gate/up (down) weights again for each further row block.
+    fixed_share : ndarray
+        Share of the fixed time that is paid: less where no pairs are sorted [-].
+    waves : ndarray
+        Blocks of each of the two grouped GEMMs over the SMs, at least 1 each, summed [-].
     """
 
     experts_touched: FloatArray
@@ -86,6 +90,8 @@ class MoECounts:
     routed_rows: FloatArray
     rereads_up: npt.NDArray[np.bool_]
     rereads_down: npt.NDArray[np.bool_]
+    fixed_share: FloatArray
+    waves: FloatArray
 
 
 @dataclass(frozen=True)

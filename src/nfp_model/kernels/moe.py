@@ -82,15 +82,27 @@ def moe_counts(kernel: MoEKernel, hardware: HardwareSpec, operator: FusedMoE, to
     shape = (operator.load_routing, operator.num_experts, operator.top_k)
     routed = routed_rows(*shape, rows, operator.expert_parallel)
     number = row_blocks(*shape, rows, blocks.rows, operator.expert_parallel)
+    number = np.where(blocks.sparse, routed, number)
     cache = hardware.l2_bytes
     return MoECounts(
         experts_touched=experts_touched(*shape, rows, operator.expert_parallel),
-        row_blocks=np.where(blocks.sparse, routed, number),
+        row_blocks=number,
         block_rows=blocks.rows.astype(np.float64),
         block_columns=blocks.columns.astype(np.float64),
         routed_rows=routed,
         rereads_up=~blocks.grouped & (cache is not None and operator.up_bytes > cache),
         rereads_down=~blocks.grouped & (cache is not None and operator.down_bytes > cache),
+        fixed_share=np.where(blocks.sparse, kernel.sparse_path_fixed_share, 1.0),
+        waves=_waves(operator, hardware, number, blocks.columns),
+    )
+
+
+def _waves(operator: FusedMoE, hardware: HardwareSpec, row_blocks: FloatArray, columns: IntArray) -> FloatArray:
+    """Waves of the two grouped GEMMs, row blocks times column tiles over the SMs, at least one each [-]."""
+    widths = ((operator.matrices - 1) * operator.local_width, operator.hidden_size)
+    return sum(
+        (np.maximum(1.0, row_blocks * ceil_div(width, columns) / hardware.sm_count) for width in widths),
+        start=np.zeros(row_blocks.shape),
     )
 
 

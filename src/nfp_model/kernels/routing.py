@@ -18,7 +18,7 @@ import numpy.typing as npt
 
 from nfp_model.errors import InvalidArgumentError, require_positive_int
 from nfp_model.kernels.counts import FloatArray, IntArray
-from nfp_model.kernels.power_law import heaviest_rank_loads, power_law_table
+from nfp_model.kernels.power_law import DRAWS, heaviest_rank_loads, power_law_table
 from nfp_model.kernels.steps import blocks_below, ceil_div
 from nfp_model.workload import Routing
 
@@ -148,7 +148,7 @@ def _expectation(
     return found.reshape(rows.shape).copy()
 
 
-@lru_cache(maxsize=512)
+@lru_cache(maxsize=4096)
 def _cached(
     what: str, routing: Routing, num_experts: int, top_k: int, tokens: bytes, block_rows: bytes, expert_parallel: int
 ) -> FloatArray:
@@ -245,16 +245,16 @@ def _of_loads(
     what: str, exponent: float, num_experts: int, top_k: int, rows: IntArray, block: IntArray, expert_parallel: int
 ) -> FloatArray:
     found = np.zeros(rows.shape)
-    chunk = max(1, LOADS_AT_ONCE // num_experts)
+    chunk = max(1, LOADS_AT_ONCE // (num_experts * (DRAWS if expert_parallel > 1 else 1)))
     for start in range(0, rows.size, chunk):
         part = slice(start, start + chunk)
         loads = power_law_table(exponent, num_experts, top_k, rows[part])
-        if expert_parallel > 1:
-            loads = heaviest_rank_loads(loads, expert_parallel)
+        drawn = loads[None] if expert_parallel == 1 else heaviest_rank_loads(loads, expert_parallel)
         if what == "rows":
-            found[part] = loads.sum(axis=1)
+            counted: FloatArray = drawn.sum(axis=2).astype(np.float64)
         elif what == "touched":
-            found[part] = (loads > 0).sum(axis=1)
+            counted = (drawn > 0).sum(axis=2).astype(np.float64)
         else:
-            found[part] = ceil_div(loads, block[part][:, None]).sum(axis=1)
+            counted = ceil_div(drawn, block[part][:, None]).sum(axis=2)
+        found[part] = counted.mean(axis=0)
     return found

@@ -56,6 +56,10 @@ class MoEConstants(Spec):
         rr: share of an expert's weights fetched again for a second and later row block where the kernel groups them [-].
     activation_efficiency : float
         ea: share of the bandwidth the row traffic reaches [-].
+    wave_time_s : float
+        tw: time a wave of blocks takes beside its data [s].
+    expert_time_s : float
+        te: time the kernel's tile scheduler takes for one expert's entry, touched or not [s].
     """
 
     fixed_time_s: float = Field(ge=0)
@@ -64,6 +68,8 @@ class MoEConstants(Spec):
     overlap_exponent: float = Field(ge=1)
     reread_share: float = Field(ge=0, le=1)
     activation_efficiency: float = Field(gt=0, le=20)
+    wave_time_s: float = Field(default=1e-12, gt=0)
+    expert_time_s: float = Field(default=0.0, ge=0)
 
 
 class AttentionConstants(Spec):

@@ -8,6 +8,13 @@ from pydantic import Field, model_validator
 
 from nfp_model.quantities import ELEMENT_TYPES
 from nfp_model.specs.base import Spec
+from nfp_model.specs.calibration import MoEConstants
+
+MOST_FITTED = 6
+"""Constants a fit may move for one kernel [-]."""
+
+NO_WAVE_TIME_S = 1e-12
+"""Stands for none: a derivative of the p-norm needs a positive number [s]."""
 
 Selection = Literal["rows", "smallest_covering", "occupancy", "next_power_of_two"]
 """``rows``: first row whose conditions hold. ``smallest_covering``: smallest menu tile that holds the rows per expert.
@@ -164,8 +171,16 @@ class MoEKernel(Spec):
         Blocks are grouped whatever the row says once floor(M/E) exceeds this [rows].
     sparse_path_factor : int or None
         Each (token, expert) pair gets a block of its own when M k times this is at most E, without expert parallelism.
+    sparse_path_fixed_share : float
+        Fixed time on that path over the fixed time off it, where pairs are sorted and aligned first [-].
     tuned : tuple of TunedShape
         Shapes with tuned tiles.
+    walks_experts : bool
+        A persistent tile scheduler walks the list of all experts of this rank, touched or not.
+    keeps_local_rows : bool
+        Rows of other ranks' experts are dropped before the activation, instead of carried along.
+    held : dict of str to float
+        Constants of the equation that a fit holds at these values for this kernel, so that at most six are fitted.
     source : str
         Public source of the rule.
     inferred : bool
@@ -197,7 +212,11 @@ class MoEKernel(Spec):
     grouped: bool = False
     grouped_above_tokens_per_expert: int | None = Field(default=None, ge=1)
     sparse_path_factor: int | None = Field(default=None, ge=1)
+    sparse_path_fixed_share: float = Field(default=1.0, gt=0, le=1)
     tuned: tuple[TunedShape, ...] = ()
+    walks_experts: bool = False
+    keeps_local_rows: bool = False
+    held: dict[str, float] = Field(default_factory=lambda: {"wave_time_s": NO_WAVE_TIME_S, "expert_time_s": 0.0})
     source: str
     inferred: bool = False
     notes: tuple[str, ...] = ()
@@ -205,6 +224,12 @@ class MoEKernel(Spec):
     @model_validator(mode="after")
     def _check_itself(self) -> Self:
         _known_dtypes(self.weight_dtypes)
+        unknown = sorted(set(self.held) - set(MoEConstants.model_fields))
+        if unknown or len(MoEConstants.model_fields) - len(self.held) > MOST_FITTED:
+            allowed = ", ".join(MoEConstants.model_fields)
+            raise ValueError(f"held {sorted(self.held)} must name all but {MOST_FITTED} of {allowed}")
+        if not self.walks_experts and self.held.get("expert_time_s") != 0.0:
+            raise ValueError("a kernel that does not walk experts holds expert_time_s at 0")
         if self.selection == "rows":
             if not self.rows or self.menu:
                 raise ValueError("selection 'rows' needs rows and no menu")

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -18,8 +19,9 @@ from nfp_model.kernels.counts import FloatArray
 from nfp_model.operators import Collective, Operator
 from nfp_model.specs.calibration import CONSTANTS_OF, Fit, OperatorKind
 from nfp_model.specs.hardware import HardwareSpec
+from nfp_model.specs.moe_kernel import MoEKernel
 from nfp_model.specs.registry import load_hardware
-from nfp_model.validation.fit_unknowns import constants_at, start_of
+from nfp_model.validation.fit_unknowns import Unknowns
 from nfp_model.validation.records import BoolArray, Curve, IntArray
 from nfp_model.validation.shapes import AllReduceShape, AttentionShape, ModuleShape
 
@@ -104,6 +106,8 @@ class FitPoints:
         Index into ``curves``.
     curves : tuple of Curve
         Where the points come from.
+    held : dict
+        Constants the kernel of most points holds.
     """
 
     operator: OperatorKind
@@ -114,6 +118,12 @@ class FitPoints:
     seconds: FloatArray
     curve: IntArray
     curves: tuple[Curve, ...]
+    held: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def unknowns(self) -> Unknowns:
+        """What a fit of these points moves."""
+        return Unknowns(self.operator, self.held)
 
     def __len__(self) -> int:
         return int(self.seconds.size)
@@ -206,13 +216,17 @@ def collect(
         raise InvalidArgumentError(f"a fit takes curves of one kind among {', '.join(CALIBRATED_AS)}, got {named}")
     operator = CALIBRATED_AS[kinds.pop()]
     # Placeholder: a fit moves the constants, the counts do not depend on them.
-    start = constants_at(operator, start_of(operator))
+    unknowns = Unknowns(operator)
+    start = unknowns.printed(unknowns.start)
     prior = Fit(operator=operator, constants=start, log_scatter=0.0, data="none", date="", command="")
     kind, parts, owners = "", [], []
+    rules: Counter[tuple[tuple[str, float], ...]] = Counter()
     for index, curve in enumerate(every):
         gpu = hardware or load_hardware(curve.gpu)
         for bound, tokens, points in _pieces(curve, gpu, backend, prior):
             kind, shape = shape_inputs(bound, tokens)
+            if isinstance(bound.kernel, MoEKernel):
+                rules[tuple(bound.kernel.held.items())] += tokens.size
             if curve.beyond_l2 is not None:
                 shape |= _replayed(shape, ~curve.beyond_l2[points], REPLAYS.get(gpu.generation or "", OTHER_REPLAY))
             parts.append(_flat(shape, tokens.size))
@@ -230,6 +244,7 @@ def collect(
         seconds=np.concatenate([every[index].seconds[points] for index, points in owners]),
         curve=np.concatenate([np.full(len(points), index) for index, points in owners]),
         curves=every,
+        held=dict(rules.most_common(1)[0][0]) if rules else {},
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -58,6 +59,8 @@ UNKNOWNS: dict[OperatorKind, tuple[Unknown, ...]] = {
         _OVERLAP,
         Unknown("reread_share", 0.15, 0.005, 1.0),
         Unknown("activation_efficiency", 0.5, 0.02, 15.0),
+        Unknown("wave_time_s", 0.5e-6, 1e-9, 30e-6),
+        Unknown("expert_time_s", 0.02e-6, 1e-11, 1e-6),
     ),
     "attention": _DECODE_ATTENTION,
     "latent_attention": _DECODE_ATTENTION,
@@ -65,7 +68,7 @@ UNKNOWNS: dict[OperatorKind, tuple[Unknown, ...]] = {
     "hca_block": _BLOCK,
     "collective": (Unknown("fixed_time_s", 9.5e-6, 0.5e-6, 200e-6), Unknown("memory_efficiency", 0.8, 0.05, 1.5)),
 }
-"""What a fit moves, by operator: at most six numbers, seven for attention."""
+"""What a fit may move, by operator: six numbers, seven for attention; of those of MoE all but six are held by the kernel."""
 
 HELD: dict[str, dict[str, float]] = {
     "attention": {"matrix_efficiency": 0.6},
@@ -85,16 +88,48 @@ def significant(value: float, digits: int = 3) -> float:
     return float(f"{value:.{digits - 1}e}")
 
 
-def start_of(operator: OperatorKind) -> FloatArray:
-    """Logarithms of the constants a search starts from."""
-    return np.log([unknown.start for unknown in UNKNOWNS[operator]])
+class Unknowns:
+    """What one fit moves, in order, and what it holds.
 
+    Parameters
+    ----------
+    operator : str
+        Whose constants.
+    held : mapping or None
+        Constants the kernel holds, beside :data:`HELD`.
 
-def constants_at(operator: OperatorKind, logs: FloatArray) -> dict[str, float]:
-    named = {unknown.name: significant(float(np.exp(x))) for unknown, x in zip(UNKNOWNS[operator], logs, strict=True)}
-    return {**named, **HELD.get(operator, {})}
+    Examples
+    --------
+    >>> Unknowns("moe", {"overlap_exponent": 2.0, "reread_share": 0.1}).names[-2:]
+    ('wave_time_s', 'expert_time_s')
+    """
 
+    def __init__(self, operator: OperatorKind, held: Mapping[str, float] | None = None) -> None:
+        self.held = {**HELD.get(operator, {}), **(held or {})}
+        self.moved = tuple(unknown for unknown in UNKNOWNS[operator] if unknown.name not in self.held)
 
-def exact_constants(operator: OperatorKind, logs: FloatArray) -> dict[str, float]:
-    named = {unknown.name: float(np.exp(x)) for unknown, x in zip(UNKNOWNS[operator], logs, strict=True)}
-    return {**named, **HELD.get(operator, {})}
+    def __len__(self) -> int:
+        return len(self.moved)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Order of the logarithms."""
+        return tuple(unknown.name for unknown in self.moved)
+
+    @property
+    def start(self) -> FloatArray:
+        """Logarithms of the constants a search starts from."""
+        return np.log([unknown.start for unknown in self.moved])
+
+    @property
+    def bounds(self) -> tuple[FloatArray, FloatArray]:
+        """Logarithms of the least and the greatest a constant may be."""
+        return np.log([unknown.low for unknown in self.moved]), np.log([unknown.high for unknown in self.moved])
+
+    def exact(self, logs: FloatArray) -> dict[str, float]:
+        """Every constant of the equation at these logarithms."""
+        return {**dict(zip(self.names, np.exp(logs).tolist(), strict=True)), **self.held}
+
+    def printed(self, logs: FloatArray) -> dict[str, float]:
+        """The same, rounded as calibration files print them."""
+        return {name: significant(value) for name, value in self.exact(logs).items()}
