@@ -14,7 +14,7 @@ TIMES = frozenset(['baseline_latency', 'chain_time', 'cta_time', 'expert_time', 
 
 def gemm_latency(BW: Any, M: Any, P: Any, SM: Any, W: Any, a: Any, b_m: Any, b_n: Any, e_b: Any, e_f: Any, f: Any, k: Any, k_c: Any, n: Any, p: Any, s: Any, sigma: Any, t_0: Any, t_s: Any) -> Any:
     x0 = BW**(-1.0)
-    return sigma*t_s + t_0 + sqrt(sqrt(sqrt(square(square(square(f)))*square(square(square(k)))*square(square(square(k_c)))/square(square(square(s))) + ((2*SM*b_m*b_n*f*k/(P*e_f*s))**p + ((8/3)*M*n*s*sigma*x0 + x0*(M*a + W)/e_b)**p)**(8/p))))
+    return sigma*t_s + t_0 + sqrt(square(f)*square(k)*square(k_c)/square(s) + ((2*SM*b_m*b_n*f*k/(P*e_f*s))**p + ((8/3)*M*n*s*sigma*x0 + x0*(M*a + W)/e_b)**p)**(2/p))
 
 
 def gemm_memory(BW: Any, M: Any, W: Any, a: Any, e_b: Any, n: Any, s: Any, sigma: Any) -> Any:
