@@ -33,7 +33,7 @@ from nfp_model.specs.moe_kernel import MoEKernel
 if TYPE_CHECKING:
     from nfp_model.cost.latency import BoundOperator
 
-HELPERS = frozenset({"rereads_up", "rereads_down", "fixed_share", "fair_step", "launches"})
+HELPERS = frozenset({"rereads_up", "rereads_down", "fixed_share", "fair_step", "launches", "reductions"})
 """Shape inputs that are no symbols: what the constants are applied to."""
 
 STEP_BYTES = 65536.0
@@ -61,7 +61,8 @@ def shape_inputs(
     """Equation kind and everything the fitted constants do not touch: datasheet, shape, exact counts.
 
     A fit computes these once per shape and moves only :func:`constant_inputs`. Besides symbols, the mapping holds what the
-    constants are applied to: ``rereads_up``, ``rereads_down`` and ``fixed_share`` (MoE), ``fair_step`` (attention), ``launches`` (streams).
+    constants are applied to: ``rereads_up``, ``rereads_down`` and ``fixed_share`` (MoE), ``fair_step`` (attention), ``launches`` and
+    ``reductions`` (streams).
     """
     operator = bound.operator
     if isinstance(operator, Gemm):
@@ -79,7 +80,8 @@ def constant_inputs(constants: Constants, shape: Mapping[str, Any]) -> dict[str,
     """Symbol values the fitted constants give, for the shape inputs of the same operator kind."""
     if isinstance(constants, StreamConstants):
         return {
-            "fixed_time": constants.fixed_time_s * shape["launches"],
+            "fixed_time": constants.fixed_time_s * shape["launches"]
+            + constants.reduction_time_s * shape["reductions"],
             "memory_efficiency": constants.memory_efficiency,
         }
     common = {
@@ -248,17 +250,26 @@ def query_bytes(operator: Attention, positions: IntArray) -> FloatArray:
 
 
 def stream_inputs(bound: BoundOperator, operator: Operator, rows: IntArray) -> dict[str, Any]:
-    """Shape inputs of the streaming equation, shape (rows,)."""
+    """Shape inputs of the streaming equation, shape (rows,).
+
+    ``launches`` and ``reductions`` are counts; a reduction along each of M rows counts 1.5 - M^-1/2 times: our H100 timings of
+    norms and routers (``validation/data/h100/elementwise.csv``) rise threefold over the first rows and then hardly more.
+    """
     hardware = bound.hardware
-    launches, bandwidth = 1, hardware.memory_bandwidth_bytes_per_s
+    launches: FloatArray = np.ones(rows.shape)
+    reductions: FloatArray = np.zeros(rows.shape)
+    bandwidth = hardware.memory_bandwidth_bytes_per_s
     if isinstance(operator, Elementwise):
-        launches, moved = operator.launches, operator.fixed_bytes + operator.bytes_per_row * rows
+        launches = operator.launches + operator.several_rows_launches * np.greater(rows, 1.0)
+        reductions = np.asarray(operator.reductions * (1.5 - rows**-0.5))
+        moved = operator.fixed_bytes + operator.bytes_per_row * rows
     elif isinstance(operator, LinearScan):
         moved = operator.state_bytes + operator.bytes_per_row * rows
     else:
         assert isinstance(operator, Collective)
         moved, bandwidth = collective_bytes(operator) * rows, link_bandwidth(hardware, operator.ranks)
-    return {"bandwidth": bandwidth, "moved_bytes": np.asarray(moved, dtype=np.float64), "launches": launches}
+    counts = {"launches": launches, "reductions": reductions}
+    return {"bandwidth": bandwidth, "moved_bytes": np.asarray(moved, dtype=np.float64), **counts}
 
 
 def collective_bytes(operator: Collective) -> float:

@@ -19,6 +19,7 @@ from nfp_model.kernels.gemm_menu import PRUNING_ROWS, menu_key, pruning_limit
 from nfp_model.kernels.moe import moe_edges, moe_row
 from nfp_model.operators import (
     Attention,
+    Elementwise,
     FusedMoE,
     Gemm,
     Operator,
@@ -113,6 +114,8 @@ class BoundOperator:
             return moe_edges(self.kernel, self.hardware, self.operator, max_tokens)
         if isinstance(self.operator, Attention) and isinstance(self.kernel, AttentionKernel):
             return attention_edges(self.kernel, self.hardware, self.operator, max_tokens)
+        if isinstance(self.operator, Elementwise) and self.operator.several_rows_launches:
+            return np.array([1, 2], dtype=np.int64)[:max_tokens]
         return np.array([1], dtype=np.int64)
 
     def kernel_row(self, tokens: int) -> KernelRow | None:

@@ -268,12 +268,18 @@ class Elementwise:
     fixed_bytes : float
         Read whatever the rows [B], such as a recurrent state per sequence.
     launches : int
-        Kernels it takes [-].
+        Kernels it takes, in launches of a plain one [-].
+    several_rows_launches : int
+        Kernels more from two rows on: what is contiguous with one row is copied or strided with several [-].
+    reductions : int
+        Kernels among them that reduce or search along a row, slower the more rows there are, up to a limit [-].
     """
 
     bytes_per_row: float
     fixed_bytes: float = 0.0
     launches: int = 1
+    several_rows_launches: int = 0
+    reductions: int = 0
 
 
 @dataclass(frozen=True)

@@ -136,11 +136,14 @@ class StreamConstants(Spec):
     fixed_time_s : float
         Time of one launch [s].
     memory_efficiency : float
-        Share of the memory or link bandwidth reached [-].
+        Share of the memory or link bandwidth reached; activations that stay in L2 exceed the memory's [-].
+    reduction_time_s : float
+        What a kernel that reduces or searches along rows takes beyond a launch [s].
     """
 
     fixed_time_s: float = Field(ge=0)
-    memory_efficiency: float = Field(gt=0, le=1.5)
+    memory_efficiency: float = Field(gt=0, le=5)
+    reduction_time_s: float = Field(default=0.0, ge=0)
 
 
 Constants = GemmConstants | MoEConstants | AttentionConstants | BlockConstants | StreamConstants

@@ -33,6 +33,7 @@ CALIBRATED_AS: dict[str, OperatorKind] = {
     "attention": "attention",
     "mla": "latent_attention",
     "all_reduce": "collective",
+    "elementwise": "elementwise",
 }
 """Kind of measured curve, family of an attention module -> whose constants it determines."""
 

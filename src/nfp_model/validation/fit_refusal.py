@@ -13,7 +13,7 @@ from nfp_model.validation.fit_points import FitPoints, collect
 POINTS_PER_CONSTANT = 3
 """Fewest points per fitted constant [-]."""
 
-KNEE: dict[OperatorKind, float] = {"attention": 2.0, "latent_attention": 2.0}
+KNEE: dict[OperatorKind, float] = {"attention": 2.0, "latent_attention": 2.0, "elementwise": 4.0}
 """Other work over the memory stream from which a point tells about the other work; 0.5 where nothing is said [-]."""
 
 STILL_MEMORY: dict[OperatorKind, float] = {"moe": 1.5}

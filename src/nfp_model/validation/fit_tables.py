@@ -41,16 +41,17 @@ LOADERS: dict[OperatorKind, Callable[[str, str], CurveSet]] = {
 MAX_TOKENS: dict[OperatorKind, int] = {"gemm": 1024, "moe": 1024}
 """Rows up to which an error is judged; boundaries are judged on the whole curve [rows]."""
 
-FIT_TOKENS: dict[OperatorKind, int] = {"gemm": 1024, "moe": 4096}
+FIT_TOKENS: dict[OperatorKind, int] = {"gemm": 1024, "moe": 4096, "elementwise": 256}
 """Rows a fit sees: MoE layers of many experts leave their plateau late [rows]."""
 
 SAMPLE = {"fit": 120, "test": 120}
 """Curves of one setting used at most; the first by the hash of their shape, so that the sample is fixed."""
 
-FEWEST_SPLIT = 8
-"""Shapes from which a file of one's own timings is split into halves; below, all of it is fitted and none scored [-]."""
+FEWEST_SPLIT = 16
+"""Shapes from which one's own timings are split into halves; below, all are fitted, and scored with each shape left out in
+turn [-]."""
 
-_FAMILIES = ("marlin", "trtllm_gen", "deepgemm", "cutlass", "triton")
+_FAMILIES = ("grouped_mm", "marlin", "trtllm_gen", "deepgemm", "cutlass", "triton")
 
 
 @dataclass(frozen=True)
@@ -62,7 +63,7 @@ class FitTable:
     operator, dtype : str
         Whose constants, and the data type they are for.
     fit, test : tuple of Curve
-        The two halves; the test half is empty for a few timings of one's own, all of which are then fitted.
+        The two halves; the test half is empty for a few shapes of one's own, all of which are then fitted.
     groups : tuple of str
         Setting of each curve of ``fit``; see :func:`setting`.
     source : Source
@@ -133,7 +134,9 @@ def recorded_tables(path: Path, hardware: str, backend: str, operator: str | Non
     for kind in sorted({CALIBRATED_AS[measured_kind(curve)] for curve in curves}):
         if operator in (None, kind):
             mine = tuple(curve for curve in curves if CALIBRATED_AS[measured_kind(curve)] == kind)
-            tables += _tables(kind, CurveSet(mine, Source(path.name)), backend, dtype, FEWEST_SPLIT)
+            name = f"{path.name}/{mine[0].source}" if path.is_dir() else path.name
+            source = Source(name, library_version=mine[0].library_version)
+            tables += _tables(kind, CurveSet(mine, source), backend, dtype, FEWEST_SPLIT)
     if not tables:
         there = ", ".join(sorted({f"{c.gpu} {c.backend} {c.operator}" for c in every})) or "nothing"
         raise InvalidArgumentError(f"{path} has no timings of {backend} on {key} to fit; it has {there}")

@@ -66,6 +66,11 @@ UNKNOWNS: dict[OperatorKind, tuple[Unknown, ...]] = {
     "latent_attention": _DECODE_ATTENTION,
     "csa_block": _BLOCK,
     "hca_block": _BLOCK,
+    "elementwise": (
+        Unknown("fixed_time_s", 1.5e-6, 0.2e-6, 10e-6),
+        Unknown("memory_efficiency", 1.0, 0.1, 4.0),
+        Unknown("reduction_time_s", 2e-6, 0.02e-6, 20e-6),
+    ),
     "collective": (Unknown("fixed_time_s", 9.5e-6, 0.5e-6, 200e-6), Unknown("memory_efficiency", 0.8, 0.05, 1.5)),
 }
 """What a fit may move, by operator: six numbers, seven for attention; of those of MoE all but six are held by the kernel."""

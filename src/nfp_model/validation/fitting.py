@@ -56,6 +56,8 @@ class ConstantsFit:
         Scatter with which the 80 % band covers 80 % of shapes left out in turn [-].
     band_scatter_parallel : float or None
         The same of the group ``parallel`` alone [-].
+    left_out : ndarray, shape (points,)
+        log(measured / predicted) by fits that never saw the point's shape, shapes left out in turn [-].
     """
 
     constants: dict[str, float]
@@ -64,6 +66,7 @@ class ConstantsFit:
     log_scatter: float
     band_scatter: float
     band_scatter_parallel: float | None
+    left_out: FloatArray
 
 
 def fit_constants(points: FitPoints, groups: Sequence[str] | None = None) -> ConstantsFit:
@@ -90,7 +93,8 @@ def fit_constants(points: FitPoints, groups: Sequence[str] | None = None) -> Con
     residual = np.log(points.seconds / points.predicted(constants))
     log_scatter = float(np.sqrt(np.average(residual**2, weights=weight)))
     covariance = _covariance(near, weight, found, residual)
-    needed = needed_variance(near, _left_out(near, groups, found), found, covariance)
+    missed = _left_out(near, groups, found)
+    needed = needed_variance(near, missed, found, covariance)
     apart = np.array([label == PARALLEL for label in groups or [""] * len(points.curves)])[near.curve]
     own = percentile_scatter(needed[apart], weight[apart]) if apart.any() and not apart.all() else None
     # Single-rank shapes are too few to size a band alone: the others join them.
@@ -98,7 +102,7 @@ def fit_constants(points: FitPoints, groups: Sequence[str] | None = None) -> Con
         weight if own is None else np.where(apart, weight / weight[apart].sum(), 2.0 * weight / weight[~apart].sum())
     )
     band = percentile_scatter(needed, alike)
-    return ConstantsFit(constants, unknowns.names, covariance, significant(log_scatter), band, own)
+    return ConstantsFit(constants, unknowns.names, covariance, significant(log_scatter), band, own, missed)
 
 
 def _thinned(points: FitPoints) -> FitPoints:

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from nfp_model.kernels.counts import FloatArray
-from nfp_model.operators import Attention, CompressedAttention, FusedMoE, Gemm
+from nfp_model.operators import Attention, CompressedAttention, Elementwise, FusedMoE, Gemm
 from nfp_model.validation.fit_points import FitPoints
 from nfp_model.validation.records import Curve, IntArray
 from nfp_model.validation.shapes import AllReduceShape, AttentionShape, GemmShape, ModuleShape, MoEShape, Shape
@@ -65,6 +65,8 @@ def _flop_per_token(curve: Curve) -> float:
         return record.flop_per_routed_row * record.top_k / record.expert_parallel
     if isinstance(record, CompressedAttention):
         return float(2.0 * record.weight_elements * record.batch_size + record.attention_flop(1) + record.index_flop(1))
+    if isinstance(record, Elementwise):
+        return 0.0
     cached = record.keys_before(record.context_lengths[0])
     if curve.axis == "positions":
         return record.flop_per_position_and_key * record.batch_size * cached
