@@ -80,8 +80,7 @@ def constant_inputs(constants: Constants, shape: Mapping[str, Any]) -> dict[str,
     """Symbol values the fitted constants give, for the shape inputs of the same operator kind."""
     if isinstance(constants, StreamConstants):
         return {
-            "fixed_time": constants.fixed_time_s * shape["launches"]
-            + constants.reduction_time_s * shape["reductions"],
+            "fixed_time": constants.fixed_time_s * shape["launches"] + constants.reduction_time_s * shape["reductions"],
             "memory_efficiency": constants.memory_efficiency,
         }
     common = {

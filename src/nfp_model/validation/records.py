@@ -268,7 +268,9 @@ class Curve:
             weight_dtype,
         )
 
-    def operator_record(self, batch_size: int | None = None) -> Gemm | FusedMoE | Attention | CompressedAttention | Elementwise:
+    def operator_record(
+        self, batch_size: int | None = None
+    ) -> Gemm | FusedMoE | Attention | CompressedAttention | Elementwise:
         """The operator this curve times, for the cost model.
 
         Parameters

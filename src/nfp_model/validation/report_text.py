@@ -35,6 +35,12 @@ METHOD = """## How it is scored
   rows those of another GPU of the generation.
 """
 
+OWN = """\
+```{include} validation/own.md
+:relative-images:
+```
+"""
+
 PAPER = """The source paper (arXiv 2605.30851) reports that idle compute over-predicts by 2.4x to 23x. Its tolerance, its baseline and its
 hardware are not public here, so no row below is a reproduction of its table: tolerance and baseline are swept, and the ratio is shown for
 every curve whose measured boundary lies inside the timed range. Idle compute here is the definition of this library: the largest N whose
