@@ -11,7 +11,7 @@ from nfp_model.kernels.attention import attention_counts
 from nfp_model.kernels.counts import AttentionCounts, FloatArray, GemmCounts, IntArray, MoECounts
 from nfp_model.kernels.gemm import gemm_counts
 from nfp_model.kernels.moe import moe_counts
-from nfp_model.kernels.steps import round_up
+from nfp_model.kernels.steps import ceil_ratio, round_up
 from nfp_model.operators import (
     ACTIVATION_BYTES,
     Attention,
@@ -44,8 +44,11 @@ TILE_COST = (1.0 / 1.68, 1.2 / 1.68, 1.48 / 1.68, 1.0, 2.2 / 1.68)
 """Relative time of a key step by query-tile rows, 64 rows = 1: FlashInfer's TRT-LLM-gen cost table (fmhaKernels.cuh)."""
 
 
-HEAD_TILE = 64
-"""Query heads of one token that share a tile, fewer are padded (deepseek-ai/FlashMLA, ``csrc/api/sparse_decode.h``) [heads]."""
+SPARSE_TILE_HEADS = 128
+SPARSE_TILE_KEYS = 128
+"""Query heads of one token, and keys, that sparse attention over a compressed cache is padded to [heads], [tokens]: inferred from
+the public timings of B200 and H100, fit half, where 8 to 128 heads take nearly the same time (64 heads and single keys leave
+twice the error of shapes left out in turn)."""
 
 
 def equation_inputs(bound: BoundOperator, tokens: IntArray) -> tuple[str, dict[str, Any]]:
@@ -100,6 +103,7 @@ def constant_inputs(constants: Constants, shape: Mapping[str, Any]) -> dict[str,
         return common | {
             "attention_efficiency": constants.attention_efficiency,
             "index_efficiency": constants.index_efficiency,
+            "selection_time": constants.selection_time_s,
             "activation_efficiency": constants.activation_efficiency,
         }
     return common | {
@@ -206,7 +210,12 @@ def block_inputs(bound: BoundOperator, operator: CompressedAttention, positions:
         "weight_bytes": operator.weight_bytes,
         "rows": rows,
         "row_flop": 2.0 * operator.weight_elements,
-        "padded_flop": operator.attention_flop(positions, float(round_up(operator.num_query_heads, HEAD_TILE))),
+        "padded_flop": operator.attention_flop(
+            positions,
+            float(round_up(operator.num_query_heads, SPARSE_TILE_HEADS)),
+            ceil_ratio(operator.keys_seen(positions), SPARSE_TILE_KEYS) * SPARSE_TILE_KEYS,
+        ),
+        "selecting_rows": operator.selecting_rows(positions),
         "index_flop": operator.index_flop(positions),
         "moved_bytes": operator.activation_bytes_per_row * rows + operator.index_bytes(),
     }

@@ -106,9 +106,11 @@ class BlockConstants(Spec):
     fixed_time_s : float
         t0: everything no byte or FLOP counted here explains [s].
     memory_efficiency, matrix_efficiency, overlap_exponent : float
-        eb, ef, p of the projections together [-].
+        eb, ef, p of the projections together, p held fixed at 3 in fits [-].
     attention_efficiency, index_efficiency : float
         eg, ei: shares of the 16-bit and 8-bit peak attention and indexer reach [-].
+    selection_time_s : float
+        tk: one row's selection among more compressed tokens than it may keep [s].
     activation_efficiency : float
         ea: share of the bandwidth the row traffic reaches [-].
     """
@@ -116,7 +118,8 @@ class BlockConstants(Spec):
     fixed_time_s: float = Field(ge=0)
     memory_efficiency: float = Field(gt=0, le=1.5)
     matrix_efficiency: float = Field(gt=0, le=1.5)
-    overlap_exponent: float = Field(ge=1)
+    overlap_exponent: float = Field(default=3.0, ge=1)
+    selection_time_s: float = Field(ge=0)
     attention_efficiency: float = Field(gt=0, le=3)
     index_efficiency: float = Field(gt=0, le=3)
     activation_efficiency: float = Field(gt=0, le=20)

@@ -25,12 +25,12 @@ from nfp_model.validation.shapes import AllReduceShape, AttentionShape, ModuleSh
 
 CALIBRATED_AS: dict[str, OperatorKind] = {
     "gemm": "gemm",
-    "dsv4_csa": "csa_block",
-    "dsv4_hca": "hca_block",
     "moe": "moe",
     "attention": "attention",
     "mla": "latent_attention",
     "all_reduce": "collective",
+    "dsv4_csa": "csa_block",
+    "dsv4_hca": "hca_block",
 }
 """Kind of measured curve, family of an attention module -> whose constants it determines."""
 

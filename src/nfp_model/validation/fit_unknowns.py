@@ -36,10 +36,10 @@ _BLOCK = (
     Unknown("fixed_time_s", 60e-6, 5e-6, 400e-6),
     Unknown("memory_efficiency", 0.8, 0.2, 1.1),
     Unknown("matrix_efficiency", 0.5, 0.02, 1.2),
-    _OVERLAP,
     Unknown("attention_efficiency", 0.4, 0.02, 3.0),
     Unknown("index_efficiency", 0.4, 0.01, 3.0),
     Unknown("activation_efficiency", 0.5, 0.02, 20.0),
+    Unknown("selection_time_s", 1e-7, 1e-10, 1e-5),
 )
 
 UNKNOWNS: dict[OperatorKind, tuple[Unknown, ...]] = {
@@ -70,6 +70,8 @@ UNKNOWNS: dict[OperatorKind, tuple[Unknown, ...]] = {
 HELD: dict[str, dict[str, float]] = {
     "attention": {"matrix_efficiency": 0.6},
     "latent_attention": {"matrix_efficiency": 0.6},
+    "csa_block": {"overlap_exponent": 3.0},
+    "hca_block": {"overlap_exponent": 3.0},
 }
 """Constants held where the data do not reach them."""
 
