@@ -215,7 +215,8 @@ def block_inputs(bound: BoundOperator, operator: CompressedAttention, positions:
             float(round_up(operator.num_query_heads, SPARSE_TILE_HEADS)),
             ceil_ratio(operator.keys_seen(positions), SPARSE_TILE_KEYS) * SPARSE_TILE_KEYS,
         ),
-        "selecting_rows": operator.selecting_rows(positions),
+        # One position goes through the decode path, which shows no such step in the public timings.
+        "selection_waves": ceil_ratio(operator.selecting_rows(positions), hardware.sm_count) * (positions > 1),
         "index_flop": operator.index_flop(positions),
         "moved_bytes": operator.activation_bytes_per_row * rows + operator.index_bytes(),
     }

@@ -110,7 +110,7 @@ class BlockConstants(Spec):
     attention_efficiency, index_efficiency : float
         eg, ei: shares of the 16-bit and 8-bit peak attention and indexer reach [-].
     selection_time_s : float
-        tk: one row's selection among more compressed tokens than it may keep [s].
+        tk: one wave of selections, a row an SM, among more compressed tokens than a row may keep [s].
     activation_efficiency : float
         ea: share of the bandwidth the row traffic reaches [-].
     """

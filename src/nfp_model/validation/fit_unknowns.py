@@ -39,7 +39,7 @@ _BLOCK = (
     Unknown("attention_efficiency", 0.4, 0.02, 3.0),
     Unknown("index_efficiency", 0.4, 0.01, 3.0),
     Unknown("activation_efficiency", 0.5, 0.02, 20.0),
-    Unknown("selection_time_s", 1e-7, 1e-10, 1e-5),
+    Unknown("selection_time_s", 20e-6, 0.1e-6, 1e-3),
 )
 
 UNKNOWNS: dict[OperatorKind, tuple[Unknown, ...]] = {
