@@ -195,7 +195,7 @@ def test_at_most_six_numbers_are_fitted_seven_for_attention() -> None:
         "latent_attention": 7,
         "csa_block": 7,
         "hca_block": 7,
-        "collective": 2,
+        "collective": 4,
     }
 
 

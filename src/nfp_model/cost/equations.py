@@ -112,12 +112,30 @@ def block() -> Equation:
 
 
 def stream() -> Equation:
-    r"""Bandwidth-bound work and collectives: :math:`T = t_0 + Y / (BW e_b)`; BW is the link's for a collective."""
+    r"""Bandwidth-bound work: :math:`T = t_0 + Y / (BW e_b)`."""
     memory = y.Y / (y.BW * y.e_b)
     return Equation(y.t_0 + memory, {"memory": memory, "fixed": y.t_0})
 
 
-_BUILDERS = {"gemm": gemm, "moe": moe, "attention": attention, "block": block, "stream": stream}
+def collective() -> Equation:
+    r"""Communication between r ranks: latency by ranks and exchanges, and the bytes that cross a link, by the faster algorithm.
+
+    .. math::
+        T = t_0 + t_r r_2 + x_g t_x + \frac{Y}{BW e_b}
+    """
+    memory = y.Y / (y.BW * y.e_b)
+    fixed = y.t_0 + y.t_r * y.r_2 + y.x_g * y.t_x
+    return Equation(fixed + memory, {"memory": memory, "fixed": fixed})
+
+
+_BUILDERS = {
+    "gemm": gemm,
+    "moe": moe,
+    "attention": attention,
+    "block": block,
+    "stream": stream,
+    "collective": collective,
+}
 
 KINDS = tuple(_BUILDERS)
 """Operator kinds with an equation of their own."""
@@ -129,7 +147,7 @@ def equation(kind: str) -> Equation:
 
     Parameters
     ----------
-    kind : {"gemm", "moe", "attention", "block", "stream"}
+    kind : {"gemm", "moe", "attention", "block", "stream", "collective"}
         Which.
 
     Examples

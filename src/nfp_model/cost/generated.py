@@ -9,7 +9,7 @@ from typing import Any
 from numpy import sqrt, square
 
 PER_TIME = frozenset(['attention_peak', 'bandwidth', 'index_peak', 'peak'])
-TIMES = frozenset(['baseline_latency', 'chain_time', 'cta_time', 'fixed_time', 'free_time', 'selection_time', 'sequence_time', 'split_time', 'step_time'])
+TIMES = frozenset(['baseline_latency', 'chain_time', 'cta_time', 'exchange_time', 'fixed_time', 'free_time', 'rank_time', 'selection_time', 'sequence_time', 'split_time', 'step_time'])
 
 
 def gemm_latency(BW: Any, M: Any, P: Any, SM: Any, W: Any, a: Any, b_m: Any, b_n: Any, e_b: Any, e_f: Any, f: Any, k: Any, k_c: Any, n: Any, p: Any, s: Any, sigma: Any, t_0: Any, t_s: Any) -> Any:
@@ -114,6 +114,18 @@ def stream_fixed(t_0: Any) -> Any:
     return t_0
 
 
+def collective_latency(BW: Any, Y: Any, e_b: Any, r_2: Any, t_0: Any, t_r: Any, t_x: Any, x_g: Any) -> Any:
+    return r_2*t_r + t_0 + t_x*x_g + Y/(BW*e_b)
+
+
+def collective_memory(BW: Any, Y: Any, e_b: Any) -> Any:
+    return Y/(BW*e_b)
+
+
+def collective_fixed(r_2: Any, t_0: Any, t_r: Any, t_x: Any, x_g: Any) -> Any:
+    return r_2*t_r + t_0 + t_x*x_g
+
+
 FUNCTIONS: dict[tuple[str, str | None], tuple[tuple[str, ...], Callable[..., Any]]] = {
     ('gemm', None): (('bandwidth', 'rows', 'peak', 'sm_count', 'weight_bytes', 'row_bytes', 'tile_rows', 'tile_columns', 'memory_efficiency', 'matrix_efficiency', 'waves', 'in_features', 'chain_time', 'out_features', 'overlap_exponent', 'splits', 'is_split', 'fixed_time', 'split_time'), gemm_latency),
     ('gemm', 'memory'): (('bandwidth', 'rows', 'weight_bytes', 'row_bytes', 'memory_efficiency', 'out_features', 'splits', 'is_split'), gemm_memory),
@@ -139,4 +151,7 @@ FUNCTIONS: dict[tuple[str, str | None], tuple[tuple[str, ...], Callable[..., Any
     ('stream', None): (('bandwidth', 'moved_bytes', 'memory_efficiency', 'fixed_time'), stream_latency),
     ('stream', 'memory'): (('bandwidth', 'moved_bytes', 'memory_efficiency'), stream_memory),
     ('stream', 'fixed'): (('fixed_time',), stream_fixed),
+    ('collective', None): (('bandwidth', 'moved_bytes', 'memory_efficiency', 'further_ranks', 'fixed_time', 'rank_time', 'exchange_time', 'exchanges'), collective_latency),
+    ('collective', 'memory'): (('bandwidth', 'moved_bytes', 'memory_efficiency'), collective_memory),
+    ('collective', 'fixed'): (('further_ranks', 'fixed_time', 'rank_time', 'exchange_time', 'exchanges'), collective_fixed),
 }

@@ -25,7 +25,14 @@ from nfp_model.operators import (
 )
 from nfp_model.quantities import element_type
 from nfp_model.specs.attention_kernel import AttentionKernel
-from nfp_model.specs.calibration import BlockConstants, Constants, GemmConstants, MoEConstants, StreamConstants
+from nfp_model.specs.calibration import (
+    BlockConstants,
+    CollectiveConstants,
+    Constants,
+    GemmConstants,
+    MoEConstants,
+    StreamConstants,
+)
 from nfp_model.specs.gemm_kernel import GemmKernel
 from nfp_model.specs.hardware import HardwareSpec
 from nfp_model.specs.moe_kernel import MoEKernel
@@ -75,11 +82,20 @@ def shape_inputs(
         return "attention", attention_inputs(bound, operator, tokens)
     if isinstance(operator, CompressedAttention):
         return "block", block_inputs(bound, operator, tokens)
+    if isinstance(operator, Collective):
+        return "collective", collective_inputs(bound, operator, tokens)
     return "stream", stream_inputs(bound, operator, tokens)
 
 
 def constant_inputs(constants: Constants, shape: Mapping[str, Any]) -> dict[str, Any]:
     """Symbol values the fitted constants give, for the shape inputs of the same operator kind."""
+    if isinstance(constants, CollectiveConstants):
+        return {
+            "fixed_time": constants.fixed_time_s,
+            "memory_efficiency": constants.memory_efficiency,
+            "exchange_time": constants.exchange_time_s,
+            "rank_time": constants.rank_time_s,
+        }
     if isinstance(constants, StreamConstants):
         return {
             "fixed_time": constants.fixed_time_s * shape["launches"],
@@ -252,15 +268,35 @@ def query_bytes(operator: Attention, positions: IntArray) -> FloatArray:
 def stream_inputs(bound: BoundOperator, operator: Operator, rows: IntArray) -> dict[str, Any]:
     """Shape inputs of the streaming equation, shape (rows,)."""
     hardware = bound.hardware
-    launches, bandwidth = 1, hardware.memory_bandwidth_bytes_per_s
+    launches = 1
     if isinstance(operator, Elementwise):
         launches, moved = operator.launches, operator.fixed_bytes + operator.bytes_per_row * rows
-    elif isinstance(operator, LinearScan):
-        moved = operator.state_bytes + operator.bytes_per_row * rows
     else:
-        assert isinstance(operator, Collective)
-        moved, bandwidth = collective_bytes(operator) * rows, link_bandwidth(hardware, operator.ranks)
-    return {"bandwidth": bandwidth, "moved_bytes": np.asarray(moved, dtype=np.float64), "launches": launches}
+        assert isinstance(operator, LinearScan)
+        moved = operator.state_bytes + operator.bytes_per_row * rows
+    return {
+        "bandwidth": hardware.memory_bandwidth_bytes_per_s,
+        "moved_bytes": np.asarray(moved, dtype=np.float64),
+        "launches": launches,
+    }
+
+
+def collective_inputs(bound: BoundOperator, operator: Collective, rows: IntArray) -> dict[str, Any]:
+    """Shape inputs of a collective, shape (algorithms, rows): an all-reduce may also send everything to every rank at once.
+
+    One exchange moves (r - 1) payloads over a rank's link, reduce-scatter and all-gather together 2 (r - 1) / r with one more
+    exchange; vLLM (``csrc/custom_all_reduce.cuh``) and TensorRT-LLM choose between the two by size, here the faster counts.
+    """
+    two_exchanges = collective_bytes(operator) * rows
+    moved, exchanges = [two_exchanges], [0.0]
+    if operator.kind == "all_reduce":
+        moved, exchanges = [two_exchanges, (operator.ranks - 1) * operator.bytes_per_row * rows], [1.0, 0.0]
+    return {
+        "bandwidth": link_bandwidth(bound.hardware, operator.ranks),
+        "moved_bytes": np.array(moved, dtype=np.float64),
+        "exchanges": np.array(exchanges)[:, None],
+        "further_ranks": float(max(operator.ranks - 2, 0)),
+    }
 
 
 def collective_bytes(operator: Collective) -> float:
@@ -282,7 +318,7 @@ def link_bandwidth(hardware: HardwareSpec, ranks: int) -> float:
 def useful_matrix_seconds(bound: BoundOperator, tokens: IntArray) -> FloatArray:
     """Matrix time of the useful rows alone, without tile, wave or block padding, at the fitted efficiency [s]."""
     operator, constants = bound.operator, bound.fit.values()
-    if isinstance(constants, StreamConstants):
+    if isinstance(constants, StreamConstants | CollectiveConstants):
         return np.zeros(tokens.size)
     if isinstance(operator, Gemm):
         flop, peak = (

@@ -125,22 +125,41 @@ class BlockConstants(Spec):
     activation_efficiency: float = Field(gt=0, le=20)
 
 
+class CollectiveConstants(Spec):
+    """Constants of communication between ranks (cost model, section 5).
+
+    Attributes
+    ----------
+    fixed_time_s : float
+        t0: one exchange between two ranks [s].
+    memory_efficiency : float
+        eb: share of the link bandwidth reached [-].
+    exchange_time_s, rank_time_s : float
+        tx, tr: one more exchange, one more rank [s].
+    """
+
+    fixed_time_s: float = Field(ge=0)
+    memory_efficiency: float = Field(gt=0, le=1.5)
+    exchange_time_s: float = Field(default=0.0, ge=0)
+    rank_time_s: float = Field(default=0.0, ge=0)
+
+
 class StreamConstants(Spec):
-    """Constants of element-wise work, linear-attention scans and collectives (cost model, section 5).
+    """Constants of element-wise work and linear-attention scans (cost model, section 5).
 
     Attributes
     ----------
     fixed_time_s : float
         Time of one launch [s].
     memory_efficiency : float
-        Share of the memory or link bandwidth reached [-].
+        Share of the memory bandwidth reached [-].
     """
 
     fixed_time_s: float = Field(ge=0)
     memory_efficiency: float = Field(gt=0, le=1.5)
 
 
-Constants = GemmConstants | MoEConstants | AttentionConstants | BlockConstants | StreamConstants
+Constants = GemmConstants | MoEConstants | AttentionConstants | BlockConstants | CollectiveConstants | StreamConstants
 
 CONSTANTS_OF: dict[str, type[Constants]] = {
     "gemm": GemmConstants,
@@ -151,7 +170,7 @@ CONSTANTS_OF: dict[str, type[Constants]] = {
     "hca_block": BlockConstants,
     "elementwise": StreamConstants,
     "linear_scan": StreamConstants,
-    "collective": StreamConstants,
+    "collective": CollectiveConstants,
 }
 
 

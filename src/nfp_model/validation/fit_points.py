@@ -135,6 +135,7 @@ class FitPoints:
             "attention": ("chain", "matrix"),
             "block": ("matrix",),
             "stream": ("fixed",),
+            "collective": ("fixed",),
         }
         other = np.max([self._evaluated(constants, term)[winner] for term in rivals[self.kind]], axis=0)
         return np.asarray(other / np.maximum(self._evaluated(constants, "memory")[winner], 1e-12))

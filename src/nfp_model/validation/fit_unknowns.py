@@ -63,7 +63,12 @@ UNKNOWNS: dict[OperatorKind, tuple[Unknown, ...]] = {
     "latent_attention": _DECODE_ATTENTION,
     "csa_block": _BLOCK,
     "hca_block": _BLOCK,
-    "collective": (Unknown("fixed_time_s", 9.5e-6, 0.5e-6, 200e-6), Unknown("memory_efficiency", 0.8, 0.05, 1.5)),
+    "collective": (
+        Unknown("fixed_time_s", 5e-6, 0.5e-6, 200e-6),
+        Unknown("memory_efficiency", 0.7, 0.02, 1.5),
+        Unknown("exchange_time_s", 3e-6, 0.02e-6, 200e-6),
+        Unknown("rank_time_s", 0.3e-6, 0.005e-6, 50e-6),
+    ),
 }
 """What a fit moves, by operator: at most six numbers, seven for attention."""
 
