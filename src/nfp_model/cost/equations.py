@@ -103,11 +103,11 @@ def block() -> Equation:
 
     .. math::
         T = t_0 + \left[\left(\frac{W}{BW e_b}\right)^p + \left(\frac{M F}{P e_f}\right)^p\right]^{1/p}
-            + \frac{G}{P_a e_g} + \frac{I_x}{P_i e_i} + \frac{Y}{BW e_a}
+            + \frac{G}{P_a e_g} + \frac{I_x}{P_i e_i} + f_k t_k + \frac{Y}{BW e_a}
     """
     memory = y.W / (y.BW * y.e_b)
     matrix = y.M * y.F / (y.P * y.e_f)
-    attention_time = y.G / (y.P_a * y.e_g) + y.I_x / (y.P_i * y.e_i)
+    attention_time = y.G / (y.P_a * y.e_g) + y.I_x / (y.P_i * y.e_i) + y.f_k * y.t_k
     rows = y.Y / (y.BW * y.e_a)
     latency = y.t_0 + overlapped(y.p, memory, matrix) + attention_time + rows
     return Equation(
@@ -116,12 +116,30 @@ def block() -> Equation:
 
 
 def stream() -> Equation:
-    r"""Bandwidth-bound work and collectives: :math:`T = t_0 + Y / (BW e_b)`; BW is the link's for a collective."""
+    r"""Bandwidth-bound work: :math:`T = t_0 + Y / (BW e_b)`."""
     memory = y.Y / (y.BW * y.e_b)
     return Equation(y.t_0 + memory, {"memory": memory, "fixed": y.t_0})
 
 
-_BUILDERS = {"gemm": gemm, "moe": moe, "attention": attention, "block": block, "stream": stream}
+def collective() -> Equation:
+    r"""Communication between r ranks: latency by ranks and exchanges, and the bytes that cross a link, by the faster algorithm.
+
+    .. math::
+        T = t_0 + t_r r_2 + x_g t_x + \frac{Y}{BW e_b}
+    """
+    memory = y.Y / (y.BW * y.e_b)
+    fixed = y.t_0 + y.t_r * y.r_2 + y.x_g * y.t_x
+    return Equation(fixed + memory, {"memory": memory, "fixed": fixed})
+
+
+_BUILDERS = {
+    "gemm": gemm,
+    "moe": moe,
+    "attention": attention,
+    "block": block,
+    "stream": stream,
+    "collective": collective,
+}
 
 KINDS = tuple(_BUILDERS)
 """Operator kinds with an equation of their own."""
@@ -133,7 +151,7 @@ def equation(kind: str) -> Equation:
 
     Parameters
     ----------
-    kind : {"gemm", "moe", "attention", "block", "stream"}
+    kind : {"gemm", "moe", "attention", "block", "stream", "collective"}
         Which.
 
     Examples

@@ -11,7 +11,7 @@ from nfp_model.kernels.attention import attention_counts
 from nfp_model.kernels.counts import AttentionCounts, FloatArray, GemmCounts, IntArray, MoECounts
 from nfp_model.kernels.gemm import gemm_counts
 from nfp_model.kernels.moe import moe_counts
-from nfp_model.kernels.steps import round_up
+from nfp_model.kernels.steps import ceil_ratio, round_up
 from nfp_model.operators import (
     ACTIVATION_BYTES,
     Attention,
@@ -25,7 +25,14 @@ from nfp_model.operators import (
 )
 from nfp_model.quantities import element_type
 from nfp_model.specs.attention_kernel import AttentionKernel
-from nfp_model.specs.calibration import BlockConstants, Constants, GemmConstants, MoEConstants, StreamConstants
+from nfp_model.specs.calibration import (
+    BlockConstants,
+    CollectiveConstants,
+    Constants,
+    GemmConstants,
+    MoEConstants,
+    StreamConstants,
+)
 from nfp_model.specs.gemm_kernel import GemmKernel
 from nfp_model.specs.hardware import HardwareSpec
 from nfp_model.specs.moe_kernel import MoEKernel
@@ -44,8 +51,11 @@ TILE_COST = (1.0 / 1.68, 1.2 / 1.68, 1.48 / 1.68, 1.0, 2.2 / 1.68)
 """Relative time of a key step by query-tile rows, 64 rows = 1: FlashInfer's TRT-LLM-gen cost table (fmhaKernels.cuh)."""
 
 
-HEAD_TILE = 64
-"""Query heads of one token that share a tile, fewer are padded (deepseek-ai/FlashMLA, ``csrc/api/sparse_decode.h``) [heads]."""
+SPARSE_TILE_HEADS = 128
+SPARSE_TILE_KEYS = 128
+"""Query heads of one token, and keys, that sparse attention over a compressed cache is padded to [heads], [tokens]: inferred from
+the public timings of B200 and H100, fit half, where 8 to 128 heads take nearly the same time (64 heads and single keys leave
+twice the error of shapes left out in turn)."""
 
 
 def equation_inputs(bound: BoundOperator, tokens: IntArray) -> tuple[str, dict[str, Any]]:
@@ -73,11 +83,20 @@ def shape_inputs(
         return "attention", attention_inputs(bound, operator, tokens)
     if isinstance(operator, CompressedAttention):
         return "block", block_inputs(bound, operator, tokens)
+    if isinstance(operator, Collective):
+        return "collective", collective_inputs(bound, operator, tokens)
     return "stream", stream_inputs(bound, operator, tokens)
 
 
 def constant_inputs(constants: Constants, shape: Mapping[str, Any]) -> dict[str, Any]:
     """Symbol values the fitted constants give, for the shape inputs of the same operator kind."""
+    if isinstance(constants, CollectiveConstants):
+        return {
+            "fixed_time": constants.fixed_time_s,
+            "memory_efficiency": constants.memory_efficiency,
+            "exchange_time": constants.exchange_time_s,
+            "rank_time": constants.rank_time_s,
+        }
     if isinstance(constants, StreamConstants):
         return {
             "fixed_time": constants.fixed_time_s * shape["launches"] + constants.reduction_time_s * shape["reductions"],
@@ -104,6 +123,7 @@ def constant_inputs(constants: Constants, shape: Mapping[str, Any]) -> dict[str,
         return common | {
             "attention_efficiency": constants.attention_efficiency,
             "index_efficiency": constants.index_efficiency,
+            "selection_time": constants.selection_time_s,
             "activation_efficiency": constants.activation_efficiency,
         }
     return common | {
@@ -215,7 +235,13 @@ def block_inputs(bound: BoundOperator, operator: CompressedAttention, positions:
         "weight_bytes": operator.weight_bytes,
         "rows": rows,
         "row_flop": 2.0 * operator.weight_elements,
-        "padded_flop": operator.attention_flop(positions, float(round_up(operator.num_query_heads, HEAD_TILE))),
+        "padded_flop": operator.attention_flop(
+            positions,
+            float(round_up(operator.num_query_heads, SPARSE_TILE_HEADS)),
+            ceil_ratio(operator.keys_seen(positions), SPARSE_TILE_KEYS) * SPARSE_TILE_KEYS,
+        ),
+        # One position goes through the decode path, which shows no such step in the public timings.
+        "selection_waves": ceil_ratio(operator.selecting_rows(positions), hardware.sm_count) * (positions > 1),
         "index_flop": operator.index_flop(positions),
         "moved_bytes": operator.activation_bytes_per_row * rows + operator.index_bytes(),
     }
@@ -257,18 +283,37 @@ def stream_inputs(bound: BoundOperator, operator: Operator, rows: IntArray) -> d
     hardware = bound.hardware
     launches: FloatArray = np.ones(rows.shape)
     reductions: FloatArray = np.zeros(rows.shape)
-    bandwidth = hardware.memory_bandwidth_bytes_per_s
     if isinstance(operator, Elementwise):
         launches = operator.launches + operator.several_rows_launches * np.greater(rows, 1.0)
         reductions = np.asarray(operator.reductions * (1.5 - rows**-0.5))
         moved = operator.fixed_bytes + operator.bytes_per_row * rows
-    elif isinstance(operator, LinearScan):
-        moved = operator.state_bytes + operator.bytes_per_row * rows
     else:
-        assert isinstance(operator, Collective)
-        moved, bandwidth = collective_bytes(operator) * rows, link_bandwidth(hardware, operator.ranks)
-    counts = {"launches": launches, "reductions": reductions}
-    return {"bandwidth": bandwidth, "moved_bytes": np.asarray(moved, dtype=np.float64), **counts}
+        assert isinstance(operator, LinearScan)
+        moved = operator.state_bytes + operator.bytes_per_row * rows
+    return {
+        "bandwidth": hardware.memory_bandwidth_bytes_per_s,
+        "moved_bytes": np.asarray(moved, dtype=np.float64),
+        "launches": launches,
+        "reductions": reductions,
+    }
+
+
+def collective_inputs(bound: BoundOperator, operator: Collective, rows: IntArray) -> dict[str, Any]:
+    """Shape inputs of a collective, shape (algorithms, rows): an all-reduce may also send everything to every rank at once.
+
+    One exchange moves (r - 1) payloads over a rank's link, reduce-scatter and all-gather together 2 (r - 1) / r with one more
+    exchange; vLLM (``csrc/custom_all_reduce.cuh``) and TensorRT-LLM choose between the two by size, here the faster counts.
+    """
+    two_exchanges = collective_bytes(operator) * rows
+    moved, exchanges = [two_exchanges], [0.0]
+    if operator.kind == "all_reduce":
+        moved, exchanges = [two_exchanges, (operator.ranks - 1) * operator.bytes_per_row * rows], [1.0, 0.0]
+    return {
+        "bandwidth": link_bandwidth(bound.hardware, operator.ranks),
+        "moved_bytes": np.array(moved, dtype=np.float64),
+        "exchanges": np.array(exchanges)[:, None],
+        "further_ranks": float(max(operator.ranks - 2, 0)),
+    }
 
 
 def collective_bytes(operator: Collective) -> float:
@@ -290,7 +335,7 @@ def link_bandwidth(hardware: HardwareSpec, ranks: int) -> float:
 def useful_matrix_seconds(bound: BoundOperator, tokens: IntArray) -> FloatArray:
     """Matrix time of the useful rows alone, without tile, wave or block padding, at the fitted efficiency [s]."""
     operator, constants = bound.operator, bound.fit.values()
-    if isinstance(constants, StreamConstants):
+    if isinstance(constants, StreamConstants | CollectiveConstants):
         return np.zeros(tokens.size)
     if isinstance(operator, Gemm):
         flop, peak = (

@@ -62,7 +62,7 @@ class BoundOperator:
         counted = self._count(tokens)
         if isinstance(self.operator, Gemm):
             return _gemm_seconds(self, self.operator, counted)
-        return np.broadcast_to(evaluate(*equation_inputs(self, counted)), counted.shape)
+        return np.broadcast_to(np.atleast_2d(evaluate(*equation_inputs(self, counted))).min(axis=0), counted.shape)
 
     def seconds_with(self, sets: Sequence[Constants], tokens: IntArray) -> list[FloatArray]:
         """Latency under other sets of constants while every GEMM keeps the tile that wins under its own [s].
@@ -74,7 +74,7 @@ class BoundOperator:
             counts = _winning_counts(self, self.operator, self.kernel, tokens)
         kind, shape = shape_inputs(self, tokens, counts)
         results = [evaluate(kind, {**shape, **constant_inputs(constants, shape)}) for constants in sets]
-        return [np.broadcast_to(np.atleast_2d(result)[0], tokens.shape) for result in results]
+        return [np.broadcast_to(np.atleast_2d(result).min(axis=0), tokens.shape) for result in results]
 
     def terms(self, tokens: npt.ArrayLike) -> dict[str, FloatArray]:
         """The equation's terms at the winning menu entry, with the ideal matrix time of useful rows alone [s].

@@ -85,6 +85,11 @@ B_p = _new("planned", "B_p", "-", "sequences a kernel on the device plans first"
 q = _new("key_steps", "q", "-", "serial steps of 128 keys one CTA walks", "kernel")
 P_a = _new("attention_peak", "P_a", "FLOP/s", "dense matrix peak of 16-bit types", "datasheet")
 P_i = _new("index_peak", "P_i", "FLOP/s", "dense matrix peak of 8-bit types", "datasheet")
+x_g = _new("exchanges", "x_g", "-", "exchanges of a collective after its first", "kernel")
+r_2 = _new("further_ranks", "r_2", "-", "ranks of a collective beyond two", "workload")
+f_k = _new(
+    "selection_waves", "f_k", "-", "waves of rows that pick among more compressed tokens than they may keep", "kernel"
+)
 I_x = _new("index_flop", "I_x", "FLOP", "scores of an indexer over compressed tokens", "workload")
 G = _new("padded_flop", "G", "FLOP", "attention FLOP over padded query tiles", "kernel")
 
@@ -97,6 +102,11 @@ p = _new("overlap_exponent", "p", "-", "sharpness of the overlap of memory and m
 k_c = _new("chain_time", "k_c", "s", "serial time of one CTA per element of k", "fitted")
 e_g = _new("attention_efficiency", "e_g", "-", "share of the peak attention reaches within a block", "fitted")
 e_i = _new("index_efficiency", "e_i", "-", "share of the peak an indexer reaches", "fitted")
+t_x = _new("exchange_time", "t_x", "s", "time of one more exchange of a collective", "fitted")
+t_r = _new("rank_time", "t_r", "s", "time of one more rank of a collective", "fitted")
+t_k = _new(
+    "selection_time", "t_k", "s", "time of a wave of selections among compressed tokens, one row an SM", "fitted"
+)
 t_s = _new("split_time", "t_s", "s", "time of combining two split parts, or of one more kernel", "fitted")
 t_b = _new("sequence_time", "t_b", "s", "time per sequence planned", "fitted")
 t_c = _new("cta_time", "t_c", "s", "start and end of one attention CTA", "fitted")

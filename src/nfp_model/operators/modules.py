@@ -102,21 +102,31 @@ class CompressedAttention:
             * (2 * self.hidden_size + 3 * self.query_rank + 4 * heads + 2 * self.output_groups * self.output_rank)
         )
 
+    def selecting_rows(self, positions: npt.ArrayLike) -> FloatArray:
+        """Rows that pick among more compressed tokens than ``index_topk``; none without an indexer [rows]."""
+        n = np.asarray(positions, dtype=np.float64)
+        return np.asarray(self.batch_size * (n - self._growing(n)) if self.index_heads else 0.0 * n)
+
+    def _growing(self, positions: FloatArray) -> FloatArray:
+        """New positions that see fewer compressed tokens than the indexer would pick."""
+        return np.asarray(np.clip(self.index_topk * self.compress_ratio - float(self.context_length), 0.0, positions))
+
     def keys_seen(self, positions: npt.ArrayLike) -> FloatArray:
         """Keys a query attends to, the mean over N new positions: window, and compressed tokens up to ``index_topk`` [tokens]."""
         n, cached = np.asarray(positions, dtype=np.float64), float(self.context_length)
         if not self.index_heads:
             return np.asarray((cached + n / 2.0) / self.compress_ratio + self.window)
-        # Positions up to which the compressed tokens are fewer than the indexer would pick.
-        growing = np.clip(self.index_topk * self.compress_ratio - cached, 0.0, n)
+        growing = self._growing(n)
         picked = (growing * cached + growing**2 / 2.0) / self.compress_ratio + (n - growing) * self.index_topk
         return np.asarray(picked / n + self.window)
 
-    def attention_flop(self, positions: npt.ArrayLike, heads: float | None = None) -> FloatArray:
-        """Attention of N positions of every sequence: B N H keys 4 d_h, over other heads where a kernel pads them [FLOP]."""
+    def attention_flop(
+        self, positions: npt.ArrayLike, heads: float | None = None, keys: npt.ArrayLike | None = None
+    ) -> FloatArray:
+        """Attention of N positions of every sequence: B N H keys 4 d_h, over more heads and keys where a kernel pads [FLOP]."""
         n = np.asarray(positions, dtype=np.float64)
-        heads = self.num_query_heads if heads is None else heads
-        return np.asarray(self.batch_size * n * heads * self.keys_seen(n) * 4.0 * self.head_dim)
+        seen = self.keys_seen(n) if keys is None else np.asarray(keys, dtype=np.float64)
+        return np.asarray(self.batch_size * n * (heads or self.num_query_heads) * seen * 4.0 * self.head_dim)
 
     def index_flop(self, positions: npt.ArrayLike) -> FloatArray:
         """Scores of every compressed token by every index head: 2 B N (L + N / 2) / r H_i d_i [FLOP]."""

@@ -295,5 +295,5 @@ def _leaves(bound: BoundOperator, exact: Boundary, count: int, pair: IntArray) -
 def _stream(prediction: Prediction, use: OperatorUse, bound: BoundOperator, exact: Boundary) -> _Found:
     values = _values(prediction, use, bound)
     _, counted = equation_inputs(bound, np.array([1, 2], dtype=np.int64))
-    values["row_bytes"] = float(np.diff(counted["moved_bytes"])[0])
+    values["row_bytes"] = float(np.diff(np.atleast_2d(counted["moved_bytes"]))[0, 0])
     return _Found("stream", closed_form.stream_positions(), values)

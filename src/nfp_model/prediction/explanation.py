@@ -123,7 +123,7 @@ class Explanation:
 
         from nfp_model.cost.equations import equation
 
-        names = {"gemm": "GEMM", "moe": "MoE", "attention": "attention", "stream": "stream"}
+        names = {"gemm": "GEMM", "moe": "MoE", "attention": "attention", "stream": "stream", "collective": "collective"}
         lines = [rf"T_{{\mathrm{{{label}}}}} = {sympy.latex(equation(kind).latency)}" for kind, label in names.items()]
         return "\\\\\n".join(lines)
 

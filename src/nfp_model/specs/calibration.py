@@ -112,9 +112,11 @@ class BlockConstants(Spec):
     fixed_time_s : float
         t0: everything no byte or FLOP counted here explains [s].
     memory_efficiency, matrix_efficiency, overlap_exponent : float
-        eb, ef, p of the projections together [-].
+        eb, ef, p of the projections together, p held fixed at 3 in fits [-].
     attention_efficiency, index_efficiency : float
         eg, ei: shares of the 16-bit and 8-bit peak attention and indexer reach [-].
+    selection_time_s : float
+        tk: one wave of selections, a row an SM, among more compressed tokens than a row may keep [s].
     activation_efficiency : float
         ea: share of the bandwidth the row traffic reaches [-].
     """
@@ -122,21 +124,41 @@ class BlockConstants(Spec):
     fixed_time_s: float = Field(ge=0)
     memory_efficiency: float = Field(gt=0, le=1.5)
     matrix_efficiency: float = Field(gt=0, le=1.5)
-    overlap_exponent: float = Field(ge=1)
+    overlap_exponent: float = Field(default=3.0, ge=1)
+    selection_time_s: float = Field(ge=0)
     attention_efficiency: float = Field(gt=0, le=3)
     index_efficiency: float = Field(gt=0, le=3)
     activation_efficiency: float = Field(gt=0, le=20)
 
 
+class CollectiveConstants(Spec):
+    """Constants of communication between ranks (cost model, section 5).
+
+    Attributes
+    ----------
+    fixed_time_s : float
+        t0: one exchange between two ranks [s].
+    memory_efficiency : float
+        eb: share of the link bandwidth reached [-].
+    exchange_time_s, rank_time_s : float
+        tx, tr: one more exchange, one more rank [s].
+    """
+
+    fixed_time_s: float = Field(ge=0)
+    memory_efficiency: float = Field(gt=0, le=1.5)
+    exchange_time_s: float = Field(default=0.0, ge=0)
+    rank_time_s: float = Field(default=0.0, ge=0)
+
+
 class StreamConstants(Spec):
-    """Constants of element-wise work, linear-attention scans and collectives (cost model, section 5).
+    """Constants of element-wise work and linear-attention scans (cost model, section 5).
 
     Attributes
     ----------
     fixed_time_s : float
         Time of one launch [s].
     memory_efficiency : float
-        Share of the memory or link bandwidth reached; activations that stay in L2 exceed the memory's [-].
+        Share of the memory bandwidth reached; activations that stay in L2 exceed the memory's [-].
     reduction_time_s : float
         What a kernel that reduces or searches along rows takes beyond a launch [s].
     """
@@ -146,7 +168,7 @@ class StreamConstants(Spec):
     reduction_time_s: float = Field(default=0.0, ge=0)
 
 
-Constants = GemmConstants | MoEConstants | AttentionConstants | BlockConstants | StreamConstants
+Constants = GemmConstants | MoEConstants | AttentionConstants | BlockConstants | CollectiveConstants | StreamConstants
 
 CONSTANTS_OF: dict[str, type[Constants]] = {
     "gemm": GemmConstants,
@@ -157,7 +179,7 @@ CONSTANTS_OF: dict[str, type[Constants]] = {
     "hca_block": BlockConstants,
     "elementwise": StreamConstants,
     "linear_scan": StreamConstants,
-    "collective": StreamConstants,
+    "collective": CollectiveConstants,
 }
 
 

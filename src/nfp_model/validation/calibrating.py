@@ -212,7 +212,7 @@ def _token_range(points: FitPoints) -> tuple[int, int] | None:
     """What the fit saw along the axis its operator is timed over: rows, or the one query position of decode attention."""
     if points.kind == "attention":
         return (1, 1)
-    return None if points.kind == "stream" else (int(points.tokens.min()), int(points.tokens.max()))
+    return None if points.kind == "collective" else (int(points.tokens.min()), int(points.tokens.max()))
 
 
 def _refuse_thin(table: FitTable) -> None:

@@ -27,13 +27,13 @@ from nfp_model.validation.shapes import AllReduceShape, AttentionShape, ModuleSh
 
 CALIBRATED_AS: dict[str, OperatorKind] = {
     "gemm": "gemm",
-    "dsv4_csa": "csa_block",
-    "dsv4_hca": "hca_block",
     "moe": "moe",
     "attention": "attention",
     "mla": "latent_attention",
     "all_reduce": "collective",
     "elementwise": "elementwise",
+    "dsv4_csa": "csa_block",
+    "dsv4_hca": "hca_block",
 }
 """Kind of measured curve, family of an attention module -> whose constants it determines."""
 
@@ -146,6 +146,7 @@ class FitPoints:
             "attention": ("chain", "matrix"),
             "block": ("matrix",),
             "stream": ("fixed",),
+            "collective": ("fixed",),
         }
         other = np.max([self._evaluated(constants, term)[winner] for term in rivals[self.kind]], axis=0)
         return np.asarray(other / np.maximum(self._evaluated(constants, "memory")[winner], 1e-12))

@@ -37,10 +37,10 @@ _BLOCK = (
     Unknown("fixed_time_s", 60e-6, 5e-6, 400e-6),
     Unknown("memory_efficiency", 0.8, 0.2, 1.1),
     Unknown("matrix_efficiency", 0.5, 0.02, 1.2),
-    _OVERLAP,
     Unknown("attention_efficiency", 0.4, 0.02, 3.0),
     Unknown("index_efficiency", 0.4, 0.01, 3.0),
     Unknown("activation_efficiency", 0.5, 0.02, 20.0),
+    Unknown("selection_time_s", 20e-6, 0.1e-6, 1e-3),
 )
 
 UNKNOWNS: dict[OperatorKind, tuple[Unknown, ...]] = {
@@ -71,13 +71,20 @@ UNKNOWNS: dict[OperatorKind, tuple[Unknown, ...]] = {
         Unknown("memory_efficiency", 1.0, 0.1, 4.0),
         Unknown("reduction_time_s", 2e-6, 0.02e-6, 20e-6),
     ),
-    "collective": (Unknown("fixed_time_s", 9.5e-6, 0.5e-6, 200e-6), Unknown("memory_efficiency", 0.8, 0.05, 1.5)),
+    "collective": (
+        Unknown("fixed_time_s", 5e-6, 0.5e-6, 200e-6),
+        Unknown("memory_efficiency", 0.7, 0.02, 1.5),
+        Unknown("exchange_time_s", 3e-6, 0.02e-6, 200e-6),
+        Unknown("rank_time_s", 0.3e-6, 0.005e-6, 50e-6),
+    ),
 }
 """What a fit may move, by operator: six numbers, seven for attention; of those of MoE all but six are held by the kernel."""
 
 HELD: dict[str, dict[str, float]] = {
     "attention": {"matrix_efficiency": 0.6},
     "latent_attention": {"matrix_efficiency": 0.6},
+    "csa_block": {"overlap_exponent": 3.0},
+    "hca_block": {"overlap_exponent": 3.0},
 }
 """Constants held where the data do not reach them."""
 

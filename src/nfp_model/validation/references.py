@@ -49,7 +49,7 @@ def memory_seconds(points: FitPoints) -> FloatArray:
 
 def matrix_seconds(points: FitPoints) -> FloatArray:
     """FLOP of useful rows over the datasheet rate, at each point [s]; nothing for streams."""
-    if points.kind == "stream":
+    if points.kind in ("stream", "collective"):
         return np.zeros(len(points))
     tokens, peak = points.tokens.astype(np.float64), points.inputs["peak"][points.starts]
     per_token = np.array([_flop_per_token(curve) for curve in points.curves])[points.curve]
