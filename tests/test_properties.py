@@ -268,7 +268,8 @@ def test_between_edges_counts_stay_and_time_does_not_fall(
     inside = np.ones(last, dtype=bool)
     inside[bound.edges(last) - 1] = False
     kind, inputs = equation_inputs(bound, tokens)
-    for name in set(COUNTS) & set(inputs):
+    # Expected blocks of independent choices, and with them the waves of an expert layer, move smoothly between edges.
+    for name in set(COUNTS) & set(inputs) - ({"waves"} if kind == "moe" else set()):
         values = np.atleast_2d(inputs[name])
         if values.shape[1] == last:
             changed = (np.diff(values, axis=1) != 0).any(axis=0)

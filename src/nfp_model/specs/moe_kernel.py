@@ -213,7 +213,7 @@ class MoEKernel(Spec):
     grouped_above_tokens_per_expert: int | None = Field(default=None, ge=1)
     sparse_path_factor: int | None = Field(default=None, ge=1)
     sparse_path_fixed_share: float = Field(default=1.0, gt=0, le=1)
-    tuned: tuple[TunedShape, ...] = ()
+    tuned: tuple[TunedShape, ...] = Field(default=(), repr=False)
     walks_experts: bool = False
     keeps_local_rows: bool = False
     held: dict[str, float] = Field(default_factory=lambda: {"wave_time_s": NO_WAVE_TIME_S, "expert_time_s": 0.0})
