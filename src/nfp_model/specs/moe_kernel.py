@@ -219,7 +219,7 @@ class MoEKernel(Spec):
     held: dict[str, float] = Field(default_factory=lambda: {"wave_time_s": NO_WAVE_TIME_S, "expert_time_s": 0.0})
     source: str
     inferred: bool = False
-    notes: tuple[str, ...] = ()
+    notes: tuple[str, ...] = Field(default=(), repr=False)
 
     @model_validator(mode="after")
     def _check_itself(self) -> Self:
