@@ -83,7 +83,8 @@ class MoECounts:
     fixed_share : ndarray
         Share of the fixed time that is paid: less where no pairs are sorted [-].
     waves : ndarray
-        Blocks of each of the two grouped GEMMs over the SMs, at least 1 each, summed [-].
+        Blocks of each of the two grouped GEMMs over the SMs, at least 1 each, times the steps of a block along k where its
+        depth is known; summed [-].
     """
 
     experts_touched: FloatArray

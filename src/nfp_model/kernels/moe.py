@@ -29,8 +29,8 @@ class MoEBlocks:
 
     Attributes
     ----------
-    rows, columns : ndarray of int
-        Block height and width [rows], [columns].
+    rows, columns, depth : ndarray of int
+        Block height and width [rows], [columns]; elements of k in one step of its loop, 0 where that is not known.
     grouped, sparse : ndarray of bool
         Blocks of an expert share its weights in cache; each pair has a block of its own.
     choice : ndarray of int
@@ -41,6 +41,7 @@ class MoEBlocks:
 
     rows: IntArray
     columns: IntArray
+    depth: IntArray
     grouped: BoolArray
     sparse: BoolArray
     choice: IntArray
@@ -102,17 +103,21 @@ def moe_counts(kernel: MoEKernel, hardware: HardwareSpec, operator: FusedMoE, to
         rereads_down=~blocks.grouped & (cache is not None and operator.down_bytes > cache),
         reread_weight=1.0 - SECOND_SAVES * np.divide(second, again, out=np.zeros_like(again), where=again > 0),
         fixed_share=np.where(blocks.sparse, kernel.sparse_path_fixed_share, 1.0),
-        waves=_waves(operator, hardware, number, blocks.columns),
+        waves=_waves(operator, hardware.sm_count * kernel.resident_blocks, number, blocks),
     )
 
 
-def _waves(operator: FusedMoE, hardware: HardwareSpec, row_blocks: FloatArray, columns: IntArray) -> FloatArray:
-    """Waves of the two grouped GEMMs, row blocks times column tiles over the SMs, at least one each [-]."""
-    widths = ((operator.matrices - 1) * operator.local_width, operator.hidden_size)
-    return sum(
-        (np.maximum(1.0, row_blocks * ceil_div(width, columns) / hardware.sm_count) for width in widths),
-        start=np.zeros(row_blocks.shape),
-    )
+def _waves(operator: FusedMoE, places: int, row_blocks: FloatArray, blocks: MoEBlocks) -> FloatArray:
+    """Waves of the two grouped GEMMs: row blocks times column tiles over the places on the SMs, at least one each.
+
+    Where the depth of a block is known a wave counts once for each step of its loop along k.
+    """
+    up, down = (operator.matrices - 1) * operator.local_width, operator.hidden_size
+    found = np.zeros(row_blocks.shape)
+    for width, length in ((up, operator.hidden_size), (down, operator.local_width)):
+        steps = np.where(blocks.depth > 0, ceil_div(length, np.maximum(blocks.depth, 1)), 1.0)
+        found += np.maximum(1.0, row_blocks * ceil_div(width, blocks.columns) / places) * steps
+    return found
 
 
 def moe_row(kernel: MoEKernel, hardware: HardwareSpec, operator: FusedMoE, tokens: int) -> KernelRow:
@@ -229,6 +234,7 @@ def _by_rows(kernel: MoEKernel, operator: FusedMoE, tokens: IntArray) -> MoEBloc
     return MoEBlocks(
         rows=np.array([row.block_rows for row in kernel.rows], dtype=np.int64)[choice],
         columns=np.array([row.block_columns for row in kernel.rows], dtype=np.int64)[choice],
+        depth=np.array([row.block_depth or 0 for row in kernel.rows], dtype=np.int64)[choice],
         grouped=grouped,
         sparse=_sparse(kernel, operator, tokens),
         choice=choice,
@@ -260,6 +266,7 @@ def _by_menu(kernel: MoEKernel, operator: FusedMoE, tokens: IntArray) -> MoEBloc
     return MoEBlocks(
         rows=menu[index],
         columns=np.full(tokens.shape, kernel.block_columns, dtype=np.int64),
+        depth=np.zeros(tokens.shape, dtype=np.int64),
         grouped=np.full(tokens.shape, kernel.grouped),
         sparse=_sparse(kernel, operator, tokens),
         choice=index,
@@ -284,13 +291,15 @@ def _menu_index(kernel: MoEKernel, pairs: FloatArray, experts: int, menu: IntArr
 
 
 def _by_tuning(tuned: TunedShape, rule: MoEBlocks, tokens: IntArray) -> MoEBlocks:
-    """Nearest key, a tie to the first in the file. Tuned tiles count as grouped: tuning picks what re-reads least."""
+    """Nearest key, a tie to the first in the file. Tuned tiles count as grouped: tuning picks what re-reads least. Their
+    depth is taken to be the rule's."""
     keys = np.array(tuned.tokens, dtype=np.int64)
     choice = np.abs(tokens[:, None] - keys[None, :]).argmin(axis=1)
     columns = rule.columns if tuned.block_columns is None else np.array(tuned.block_columns, dtype=np.int64)[choice]
     return MoEBlocks(
         rows=np.array(tuned.block_rows, dtype=np.int64)[choice],
         columns=columns,
+        depth=rule.depth,
         grouped=np.ones(tokens.shape, dtype=bool),
         sparse=rule.sparse,
         choice=choice,

@@ -13,7 +13,7 @@ from nfp_model.specs.calibration import MoEConstants
 MOST_FITTED = 6
 """Constants a fit may move for one kernel [-]."""
 
-NO_WAVE_TIME_S = 1e-12
+NO_WAVE_TIME_S = 1e-18
 """Stands for none: a derivative of the p-norm needs a positive number [s]."""
 
 Selection = Literal["rows", "smallest_covering", "occupancy", "next_power_of_two"]
@@ -37,6 +37,8 @@ class MoERow(Spec):
         Output features of the first grouped GEMM, and its depth [elements].
     block_rows, block_columns : int
         Rows of one expert block, and its output columns [rows], [columns].
+    block_depth : int or None
+        Elements of k a block takes in one step of its loop [elements]; None where it is not known.
     grouped : bool
         Blocks of one expert run side by side over a column panel, so that its weights stay in cache.
     source : str
@@ -56,6 +58,7 @@ class MoERow(Spec):
     min_hidden_size: int | None = Field(default=None, ge=1)
     block_rows: int = Field(gt=0)
     block_columns: int = Field(gt=0)
+    block_depth: int | None = Field(default=None, gt=0)
     grouped: bool = False
     source: str
     versions: str | None = None
@@ -175,6 +178,8 @@ class MoEKernel(Spec):
         Fixed time on that path over the fixed time off it, where pairs are sorted and aligned first [-].
     tuned : tuple of TunedShape
         Shapes with tuned tiles.
+    resident_blocks : int
+        Blocks an SM works on side by side [-].
     walks_experts : bool
         A persistent tile scheduler walks the list of all experts of this rank, touched or not.
     keeps_local_rows : bool
@@ -214,6 +219,7 @@ class MoEKernel(Spec):
     sparse_path_factor: int | None = Field(default=None, ge=1)
     sparse_path_fixed_share: float = Field(default=1.0, gt=0, le=1)
     tuned: tuple[TunedShape, ...] = Field(default=(), repr=False)
+    resident_blocks: int = Field(default=1, gt=0)
     walks_experts: bool = False
     keeps_local_rows: bool = False
     held: dict[str, float] = Field(default_factory=lambda: {"wave_time_s": NO_WAVE_TIME_S, "expert_time_s": 0.0})
