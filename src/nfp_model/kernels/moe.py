@@ -291,15 +291,15 @@ def _menu_index(kernel: MoEKernel, pairs: FloatArray, experts: int, menu: IntArr
 
 
 def _by_tuning(tuned: TunedShape, rule: MoEBlocks, tokens: IntArray) -> MoEBlocks:
-    """Nearest key, a tie to the first in the file. Tuned tiles count as grouped: tuning picks what re-reads least. Their
-    depth is taken to be the rule's."""
+    """Nearest key, a tie to the first in the file. Tuned tiles count as grouped: tuning picks what re-reads least."""
     keys = np.array(tuned.tokens, dtype=np.int64)
     choice = np.abs(tokens[:, None] - keys[None, :]).argmin(axis=1)
     columns = rule.columns if tuned.block_columns is None else np.array(tuned.block_columns, dtype=np.int64)[choice]
+    depth = rule.depth if tuned.block_depth is None else np.array(tuned.block_depth, dtype=np.int64)[choice]
     return MoEBlocks(
         rows=np.array(tuned.block_rows, dtype=np.int64)[choice],
         columns=columns,
-        depth=rule.depth,
+        depth=depth,
         grouped=np.ones(tokens.shape, dtype=bool),
         sparse=rule.sparse,
         choice=choice,

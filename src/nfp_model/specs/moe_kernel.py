@@ -111,8 +111,9 @@ class TunedShape(Spec):
         tiles.
     block_rows : tuple of int
         Tile of each key [rows].
-    block_columns : tuple of int or None
-        Column tile of each key [columns]; None where the source lists rows only.
+    block_columns, block_depth : tuple of int or None
+        Column tile of each key [columns], and elements of k in one step of its loop [elements]; None where the source lists
+        rows only.
     source : str
         The file.
     """
@@ -124,16 +125,17 @@ class TunedShape(Spec):
     tokens: tuple[int, ...] = Field(min_length=1)
     block_rows: tuple[int, ...]
     block_columns: tuple[int, ...] | None = None
+    block_depth: tuple[int, ...] | None = None
     source: str
 
     @model_validator(mode="after")
     def _check_lengths(self) -> Self:
         _known_dtypes(self.weight_dtypes)
-        lengths = {len(self.tokens), len(self.block_rows), len(self.block_columns or self.tokens)}
-        if len(lengths) > 1:
-            raise ValueError("tokens, block_rows and block_columns must have the same length")
-        if min(self.tokens) < 1 or min(self.block_rows) < 1 or min(self.block_columns or (1,)) < 1:
-            raise ValueError("tokens, block_rows and block_columns must be at least 1")
+        lists = (self.tokens, self.block_rows, self.block_columns or self.tokens, self.block_depth or self.tokens)
+        if len({len(one) for one in lists}) > 1:
+            raise ValueError("tokens, block_rows, block_columns and block_depth must have the same length")
+        if min(min(one) for one in lists) < 1:
+            raise ValueError("tokens, block_rows, block_columns and block_depth must be at least 1")
         return self
 
 
