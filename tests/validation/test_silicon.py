@@ -245,6 +245,19 @@ class TestFilters:
         }
         assert one(load_moe("l40s", "vllm", "bfloat16"), **shape).tokens[0] == 2
 
+    def test_group_limited_routing_cannot_have_read_every_expert(self) -> None:
+        bandwidth = load_hardware("b200").memory_bandwidth_bytes_per_s
+        shape = {"hidden_size": 7168, "intermediate_size": 2048, "num_experts": 256, "tensor_parallel": 1, "expert_parallel": 1,
+                 "routing": "balanced"}  # fmt: skip
+        for backend, dtype in (("vllm", "fp8_block"), ("vllm", "nvfp4"), ("sglang", "fp8_block"), ("sglang", "nvfp4")):
+            curve = one(load_moe("b200", backend, dtype, keep=("group_routed",)), **shape)
+            moved = 256 * curve.operator_record().expert_bytes  # type: ignore[union-attr]
+            assert 1.5 < moved / (micro(curve, 64)[0] * 1e-6) / bandwidth < 2.0
+            assert "group_routed" in load_moe("b200", backend, dtype).exclusions
+        # A kernel that is handed its routing reads them all.
+        curve = one(load_moe("b200", "trtllm", "fp8_block"), **shape)
+        assert 256 * curve.operator_record().expert_bytes / (micro(curve, 64)[0] * 1e-6) < bandwidth  # type: ignore[union-attr]
+
     def test_widths_triton_cannot_load_in_vectors(self) -> None:
         table = load_moe("h100", "vllm", "bfloat16", keep=("narrow_loads", "l2_resident"))
         shape = {"hidden_size": 2688, "intermediate_size": 1856, "expert_parallel": 1, "routing": "power_law:1.2"}

@@ -40,7 +40,9 @@ from nfp_model.specs.moe_kernel import MoEKernel
 if TYPE_CHECKING:
     from nfp_model.cost.latency import BoundOperator
 
-HELPERS = frozenset({"rereads_up", "rereads_down", "fixed_share", "fair_step", "launches", "reductions"})
+HELPERS = frozenset(
+    {"rereads_up", "rereads_down", "reread_weight", "fixed_share", "fair_step", "launches", "reductions"}
+)
 """Shape inputs that are no symbols: what the constants are applied to."""
 
 STEP_BYTES = 65536.0
@@ -71,8 +73,8 @@ def shape_inputs(
     """Equation kind and everything the fitted constants do not touch: datasheet, shape, exact counts.
 
     A fit computes these once per shape and moves only :func:`constant_inputs`. Besides symbols, the mapping holds what the
-    constants are applied to: ``rereads_up``, ``rereads_down`` and ``fixed_share`` (MoE), ``fair_step`` (attention), ``launches`` and
-    ``reductions`` (streams).
+    constants are applied to: ``rereads_up``, ``rereads_down``, ``reread_weight`` and
+    ``fixed_share`` (MoE), ``fair_step`` (attention), ``launches`` and ``reductions`` (streams).
     """
     operator = bound.operator
     if isinstance(operator, Gemm):
@@ -113,8 +115,8 @@ def constant_inputs(constants: Constants, shape: Mapping[str, Any]) -> dict[str,
     if isinstance(constants, MoEConstants):
         return common | {
             "fixed_time": constants.fixed_time_s * shape["fixed_share"],
-            "reread_up": np.where(shape["rereads_up"], 1.0, constants.reread_share),
-            "reread_down": np.where(shape["rereads_down"], 1.0, constants.reread_share),
+            "reread_up": np.where(shape["rereads_up"], 1.0, constants.reread_share * shape["reread_weight"]),
+            "reread_down": np.where(shape["rereads_down"], 1.0, constants.reread_share * shape["reread_weight"]),
             "activation_efficiency": constants.activation_efficiency,
             "wave_time": constants.wave_time_s,
             "expert_time": constants.expert_time_s,
@@ -175,6 +177,7 @@ def moe_inputs(bound: BoundOperator, operator: FusedMoE, tokens: IntArray) -> di
         "rereads_down": counts.rereads_down,
         "row_flop": operator.flop_per_routed_row,
         "moved_bytes": moe_row_bytes(kernel, operator, counts, tokens),
+        "reread_weight": counts.reread_weight,
         "fixed_share": counts.fixed_share,
         "waves": counts.waves,
         "walked_experts": float(operator.local_experts if kernel.walks_experts else 0),

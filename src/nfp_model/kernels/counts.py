@@ -77,10 +77,14 @@ class MoECounts:
         Expected (token, expert) pairs on this rank, sum of n_e [rows].
     rereads_up, rereads_down : ndarray of bool
         The kernel reads an expert's gate/up (down) weights again for each further row block.
+    reread_weight : ndarray
+        Mean weight of a further block where weights stay in cache: an expert's second one counts half, as it runs beside the
+        first [-].
     fixed_share : ndarray
         Share of the fixed time that is paid: less where no pairs are sorted [-].
     waves : ndarray
-        Blocks of each of the two grouped GEMMs over the SMs, at least 1 each, summed [-].
+        Blocks of each of the two grouped GEMMs over the SMs, at least 1 each, times the steps of a block along k where its
+        depth is known; summed [-].
     """
 
     experts_touched: FloatArray
@@ -90,6 +94,7 @@ class MoECounts:
     routed_rows: FloatArray
     rereads_up: npt.NDArray[np.bool_]
     rereads_down: npt.NDArray[np.bool_]
+    reread_weight: FloatArray
     fixed_share: FloatArray
     waves: FloatArray
 

@@ -68,7 +68,7 @@ class MoEConstants(Spec):
     overlap_exponent: float = Field(ge=1)
     reread_share: float = Field(ge=0, le=1)
     activation_efficiency: float = Field(gt=0, le=20)
-    wave_time_s: float = Field(default=1e-12, gt=0)
+    wave_time_s: float = Field(default=1e-18, gt=0)
     expert_time_s: float = Field(default=0.0, ge=0)
 
 

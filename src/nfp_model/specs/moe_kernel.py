@@ -13,7 +13,7 @@ from nfp_model.specs.calibration import MoEConstants
 MOST_FITTED = 6
 """Constants a fit may move for one kernel [-]."""
 
-NO_WAVE_TIME_S = 1e-12
+NO_WAVE_TIME_S = 1e-18
 """Stands for none: a derivative of the p-norm needs a positive number [s]."""
 
 Selection = Literal["rows", "smallest_covering", "occupancy", "next_power_of_two"]
@@ -37,6 +37,8 @@ class MoERow(Spec):
         Output features of the first grouped GEMM, and its depth [elements].
     block_rows, block_columns : int
         Rows of one expert block, and its output columns [rows], [columns].
+    block_depth : int or None
+        Elements of k a block takes in one step of its loop [elements]; None where it is not known.
     grouped : bool
         Blocks of one expert run side by side over a column panel, so that its weights stay in cache.
     source : str
@@ -56,6 +58,7 @@ class MoERow(Spec):
     min_hidden_size: int | None = Field(default=None, ge=1)
     block_rows: int = Field(gt=0)
     block_columns: int = Field(gt=0)
+    block_depth: int | None = Field(default=None, gt=0)
     grouped: bool = False
     source: str
     versions: str | None = None
@@ -108,8 +111,9 @@ class TunedShape(Spec):
         tiles.
     block_rows : tuple of int
         Tile of each key [rows].
-    block_columns : tuple of int or None
-        Column tile of each key [columns]; None where the source lists rows only.
+    block_columns, block_depth : tuple of int or None
+        Column tile of each key [columns], and elements of k in one step of its loop [elements]; None where the source lists
+        rows only.
     source : str
         The file.
     """
@@ -121,16 +125,17 @@ class TunedShape(Spec):
     tokens: tuple[int, ...] = Field(min_length=1)
     block_rows: tuple[int, ...]
     block_columns: tuple[int, ...] | None = None
+    block_depth: tuple[int, ...] | None = None
     source: str
 
     @model_validator(mode="after")
     def _check_lengths(self) -> Self:
         _known_dtypes(self.weight_dtypes)
-        lengths = {len(self.tokens), len(self.block_rows), len(self.block_columns or self.tokens)}
-        if len(lengths) > 1:
-            raise ValueError("tokens, block_rows and block_columns must have the same length")
-        if min(self.tokens) < 1 or min(self.block_rows) < 1 or min(self.block_columns or (1,)) < 1:
-            raise ValueError("tokens, block_rows and block_columns must be at least 1")
+        lists = (self.tokens, self.block_rows, self.block_columns or self.tokens, self.block_depth or self.tokens)
+        if len({len(one) for one in lists}) > 1:
+            raise ValueError("tokens, block_rows, block_columns and block_depth must have the same length")
+        if min(min(one) for one in lists) < 1:
+            raise ValueError("tokens, block_rows, block_columns and block_depth must be at least 1")
         return self
 
 
@@ -175,6 +180,8 @@ class MoEKernel(Spec):
         Fixed time on that path over the fixed time off it, where pairs are sorted and aligned first [-].
     tuned : tuple of TunedShape
         Shapes with tuned tiles.
+    resident_blocks : int
+        Blocks an SM works on side by side [-].
     walks_experts : bool
         A persistent tile scheduler walks the list of all experts of this rank, touched or not.
     keeps_local_rows : bool
@@ -213,13 +220,14 @@ class MoEKernel(Spec):
     grouped_above_tokens_per_expert: int | None = Field(default=None, ge=1)
     sparse_path_factor: int | None = Field(default=None, ge=1)
     sparse_path_fixed_share: float = Field(default=1.0, gt=0, le=1)
-    tuned: tuple[TunedShape, ...] = ()
+    tuned: tuple[TunedShape, ...] = Field(default=(), repr=False)
+    resident_blocks: int = Field(default=1, gt=0)
     walks_experts: bool = False
     keeps_local_rows: bool = False
     held: dict[str, float] = Field(default_factory=lambda: {"wave_time_s": NO_WAVE_TIME_S, "expert_time_s": 0.0})
     source: str
     inferred: bool = False
-    notes: tuple[str, ...] = ()
+    notes: tuple[str, ...] = Field(default=(), repr=False)
 
     @model_validator(mode="after")
     def _check_itself(self) -> Self:

@@ -27,6 +27,9 @@ SMALLEST_FEATURES = 256
 ROUTING_COLUMNS = ["num_experts", "topk", "moe_ep_size", "distribution"]
 """What makes two rows of a fused-MoE table touch the same number of experts at the same tokens."""
 
+GROUP_ROUTED = {"hidden_size": 7168, "inter_size": 2048, "num_experts": 256, "topk": 8}
+"""Experts of DeepSeek-V3 and R1, whose router keeps 4 of 8 groups (their ``config.json``: n_group, topk_group)."""
+
 TRITON_ALIGNMENT = 16
 """Elements that integer arguments must be a multiple of for Triton to specialise a kernel on it (triton-lang/triton,
 ``specialize_impl``), and with it to load vectors."""
@@ -161,6 +164,15 @@ def moe_filters(gpu: str, backend: str, max_tokens: int) -> list[RowFilter]:
             "l2_resident",
             "the weights of the experts touched fit in the L2 cache, which replays of one graph then read instead of memory",
             lambda rows: ~beyond_l2(touched_bytes(rows), gpu),
+        ),
+        RowFilter(
+            "group_routed",
+            "balanced rows of DeepSeek-V3's experts through kernels that route by themselves: group-limited routing reaches half of them",
+            lambda rows: (
+                (rows["distribution"] == "balanced")
+                & rows["kernel_source"].str.contains("flashinfer_trtllm|min_latency")
+                & (rows[list(GROUP_ROUTED)] == list(GROUP_ROUTED.values())).all(axis=1)
+            ),
         ),
         RowFilter(
             "narrow_loads",

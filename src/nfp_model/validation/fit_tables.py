@@ -41,7 +41,7 @@ LOADERS: dict[OperatorKind, Callable[[str, str], CurveSet]] = {
 MAX_TOKENS: dict[OperatorKind, int] = {"gemm": 1024, "moe": 1024}
 """Rows up to which an error is judged; boundaries are judged on the whole curve [rows]."""
 
-FIT_TOKENS: dict[OperatorKind, int] = {"gemm": 1024, "moe": 4096, "elementwise": 256}
+FIT_TOKENS: dict[OperatorKind, int] = {"gemm": 1024, "moe": 2048, "elementwise": 256}
 """Rows a fit sees: MoE layers of many experts leave their plateau late [rows]."""
 
 SAMPLE = {"fit": 120, "test": 120}
