@@ -34,7 +34,7 @@ _DECODE_ATTENTION = (
 
 UNKNOWNS: dict[OperatorKind, tuple[Unknown, ...]] = {
     "gemm": (
-        Unknown("fixed_time_s", 3e-6, 0.3e-6, 30e-6),
+        Unknown("fixed_time_s", 3e-6, 0.3e-6, 60e-6),
         _MEMORY,
         Unknown("matrix_efficiency", 0.8, 0.1, 1.0),
         _OVERLAP,
