@@ -81,7 +81,11 @@ def constant_inputs(constants: Constants, shape: Mapping[str, Any]) -> dict[str,
         "overlap_exponent": constants.overlap_exponent,
     }
     if isinstance(constants, GemmConstants):
-        return common | {"chain_time": constants.chain_time_s, "split_time": constants.split_time_s}
+        return common | {
+            "chain_time": constants.chain_time_s,
+            "split_time": constants.split_time_s,
+            "reread_share": constants.reread_share,
+        }
     if isinstance(constants, MoEConstants):
         return common | {
             "reread_up": np.where(shape["rereads_up"], 1.0, constants.reread_share),
@@ -117,6 +121,7 @@ def gemm_inputs(
         "splits": counts.splits,
         "is_split": (counts.splits > 1).astype(np.float64),
         "waves": counts.waves,
+        "rereads": counts.rereads,
     }
 
 

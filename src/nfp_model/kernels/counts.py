@@ -52,6 +52,9 @@ class GemmCounts:
         max(1, tiles x s / SM), rounded up where the kernel is known to run whole waves.
     padded_rows : ndarray, shape (menu, rows)
         Rows paid for: ceil(M / bm) x bm.
+    rereads : ndarray, shape (1, rows) or (1, 1)
+        Row tiles beyond the first, those of a cluster counted once: each fetches the weights anew. 0 for a menu, whose library
+        chooses the tiles so that they need not [-].
     """
 
     tile_rows: FloatArray
@@ -59,6 +62,7 @@ class GemmCounts:
     splits: FloatArray
     waves: FloatArray
     padded_rows: FloatArray
+    rereads: FloatArray
 
 
 @dataclass(frozen=True)

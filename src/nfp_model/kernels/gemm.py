@@ -124,6 +124,7 @@ def _dispatch_counts(kernel: GemmKernel, sm_count: int, operator: Gemm, rows: In
         splits=np.ones((1, rows.size)),
         waves=waves[None],
         padded_rows=(row_tiles * tile_rows)[None],
+        rereads=(row_tiles / cluster_rows - 1.0)[None],
     )
 
 
@@ -163,6 +164,7 @@ def _menu_counts(kernel: GemmKernel, hardware: HardwareSpec, operator: Gemm, row
         splits=menu.splits,
         waves=menu_waves(menu, key, row_tiles),
         padded_rows=padded[menu.token_index],
+        rereads=np.zeros((1, 1)),
     )
 
 
@@ -195,6 +197,7 @@ def chosen_counts(
         splits=menu.splits[entries].T,
         waves=waves[None],
         padded_rows=(row_tiles * tile_rows)[None],
+        rereads=np.zeros((1, 1)),
     )
 
 

@@ -19,6 +19,7 @@ from nfp_model.operators import Collective, Operator
 from nfp_model.specs.calibration import CONSTANTS_OF, Fit, OperatorKind, uncalibrated
 from nfp_model.specs.hardware import HardwareSpec
 from nfp_model.specs.registry import load_hardware
+from nfp_model.validation.fit_unknowns import DISPATCH
 from nfp_model.validation.records import BoolArray, Curve, IntArray
 from nfp_model.validation.shapes import AllReduceShape, AttentionShape
 
@@ -68,6 +69,8 @@ class FitPoints:
         Index into ``curves``.
     curves : tuple of Curve
         Where the points come from.
+    searched : str
+        Key of what a fit moves; see :data:`~nfp_model.validation.fit_unknowns.UNKNOWNS`.
     """
 
     operator: OperatorKind
@@ -78,6 +81,7 @@ class FitPoints:
     seconds: FloatArray
     curve: IntArray
     curves: tuple[Curve, ...]
+    searched: str
 
     def __len__(self) -> int:
         return int(self.seconds.size)
@@ -189,6 +193,7 @@ def collect(
         seconds=np.concatenate([every[index].seconds[points] for index, points in owners]),
         curve=np.concatenate([np.full(len(points), index) for index, points in owners]),
         curves=every,
+        searched=DISPATCH if "rereads" in inputs and inputs["rereads"].any() else operator,
     )
 
 

@@ -20,9 +20,9 @@ KNEE: dict[OperatorKind, float] = {"attention": 2.0, "latent_attention": 2.0}
 
 def refuse_unfit(points: FitPoints) -> None:
     """Refuse points that cannot determine the constants; see :func:`fit_constants`."""
-    unknowns = UNKNOWNS[points.operator]
+    unknowns = UNKNOWNS[points.searched]
     needed = POINTS_PER_CONSTANT * len(unknowns)
-    prior = constants_at(points.operator, start_of(points.operator))
+    prior = constants_at(points.searched, start_of(points.searched))
     knee = KNEE.get(points.operator, 0.5)
     beyond = points.sides(prior) > knee if len(points) else np.zeros(0, dtype=bool)
     if len(points) < needed:
@@ -48,7 +48,7 @@ def advice(points: FitPoints, above: bool | None) -> str:
         curve, tokens=candidates, seconds=np.ones(candidates.size), kernel_index=None, spread=None, beyond_l2=None
     )
     grid = collect([probe], curve.backend if curve.backend in ("vllm", "sglang", "trtllm", "torch") else "uncalibrated")
-    prior = constants_at(points.operator, start_of(points.operator))
+    prior = constants_at(points.searched, start_of(points.searched))
     beyond = grid.sides(prior) > KNEE.get(points.operator, 0.5)
     knee = int(np.argmax(beyond)) if beyond.any() else candidates.size
     wanted = slice(knee, knee + 3) if above else slice(max(0, knee - 3), max(3, knee))

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 import numpy as np
 
 from nfp_model.kernels.counts import FloatArray
-from nfp_model.specs.calibration import OperatorKind
 
 
 @dataclass(frozen=True)
@@ -32,15 +31,21 @@ _DECODE_ATTENTION = (
     Unknown("split_time_s", 0.5e-6, 0.02e-6, 10e-6),
 )
 
-UNKNOWNS: dict[OperatorKind, tuple[Unknown, ...]] = {
-    "gemm": (
-        Unknown("fixed_time_s", 3e-6, 0.3e-6, 60e-6),
-        _MEMORY,
-        Unknown("matrix_efficiency", 0.8, 0.1, 1.0),
-        _OVERLAP,
-        Unknown("chain_time_s", 1.5e-9, 0.02e-9, 30e-9),
-        Unknown("split_time_s", 1.5e-6, 0.05e-6, 15e-6),
-    ),
+_GEMM = (
+    Unknown("fixed_time_s", 3e-6, 0.3e-6, 60e-6),
+    _MEMORY,
+    Unknown("matrix_efficiency", 0.8, 0.1, 1.0),
+    _OVERLAP,
+    Unknown("chain_time_s", 1.5e-9, 0.02e-9, 30e-9),
+)
+_SPLIT = Unknown("split_time_s", 1.5e-6, 0.05e-6, 15e-6)
+
+DISPATCH = "gemm of one tile"
+"""GEMMs whose tile a published rule gives: nothing is split, but row tiles read weights again."""
+
+UNKNOWNS: dict[str, tuple[Unknown, ...]] = {
+    "gemm": (*_GEMM, _SPLIT),
+    DISPATCH: (*_GEMM, Unknown("reread_share", 0.05, 0.001, 1.0)),
     "moe": (
         Unknown("fixed_time_s", 25e-6, 1e-6, 200e-6),
         _MEMORY,
@@ -53,9 +58,10 @@ UNKNOWNS: dict[OperatorKind, tuple[Unknown, ...]] = {
     "latent_attention": _DECODE_ATTENTION,
     "collective": (Unknown("fixed_time_s", 9.5e-6, 0.5e-6, 200e-6), Unknown("memory_efficiency", 0.8, 0.05, 1.5)),
 }
-"""What a fit moves, by operator: at most six numbers, seven for attention."""
+"""What a fit moves, by operator (see ``FitPoints.searched``): at most six numbers, seven for attention."""
 
 HELD: dict[str, dict[str, float]] = {
+    DISPATCH: {_SPLIT.name: _SPLIT.start},
     "attention": {"matrix_efficiency": 0.6},
     "latent_attention": {"matrix_efficiency": 0.6},
 }
@@ -73,16 +79,16 @@ def significant(value: float, digits: int = 3) -> float:
     return float(f"{value:.{digits - 1}e}")
 
 
-def start_of(operator: OperatorKind) -> FloatArray:
+def start_of(operator: str) -> FloatArray:
     """Logarithms of the constants a search starts from."""
     return np.log([unknown.start for unknown in UNKNOWNS[operator]])
 
 
-def constants_at(operator: OperatorKind, logs: FloatArray) -> dict[str, float]:
+def constants_at(operator: str, logs: FloatArray) -> dict[str, float]:
     named = {unknown.name: significant(float(np.exp(x))) for unknown, x in zip(UNKNOWNS[operator], logs, strict=True)}
     return {**named, **HELD.get(operator, {})}
 
 
-def exact_constants(operator: OperatorKind, logs: FloatArray) -> dict[str, float]:
+def exact_constants(operator: str, logs: FloatArray) -> dict[str, float]:
     named = {unknown.name: float(np.exp(x)) for unknown, x in zip(UNKNOWNS[operator], logs, strict=True)}
     return {**named, **HELD.get(operator, {})}

@@ -82,11 +82,11 @@ def fit_constants(points: FitPoints, groups: Sequence[str] | None = None) -> Con
         For too few points, or points on one side of the knee only; the message says which tokens to measure next.
     """
     refuse_unfit(points)
-    unknowns = UNKNOWNS[points.operator]
+    unknowns = UNKNOWNS[points.searched]
     weight = weights(points, groups)
-    near = _near(points, solve(_thinned(points), None, start_of(points.operator)))
-    found = solve(near, weight, start_of(points.operator))
-    constants = constants_at(points.operator, found)
+    near = _near(points, solve(_thinned(points), None, start_of(points.searched)))
+    found = solve(near, weight, start_of(points.searched))
+    constants = constants_at(points.searched, found)
     residual = np.log(points.seconds / points.predicted(constants))
     log_scatter = float(np.sqrt(np.average(residual**2, weights=weight)))
     covariance = _covariance(near, weight, found, residual)
@@ -108,20 +108,20 @@ def _thinned(points: FitPoints) -> FitPoints:
 
 
 def _near(points: FitPoints, logs: FloatArray) -> FitPoints:
-    return points.near_best(exact_constants(points.operator, logs), NEAR_BEST)
+    return points.near_best(exact_constants(points.searched, logs), NEAR_BEST)
 
 
 def solve(points: FitPoints, given: FloatArray | None, start: FloatArray, evaluations: int = 60) -> FloatArray:
     """Logarithms of the constants with the least weighted soft-L1 loss; ``given`` None weighs every curve alike."""
     from scipy.optimize import least_squares
 
-    unknowns = UNKNOWNS[points.operator]
+    unknowns = UNKNOWNS[points.searched]
     weight = weights(points) if given is None else given
-    centre, low, high = start_of(points.operator), np.log([u.low for u in unknowns]), np.log([u.high for u in unknowns])
+    centre, low, high = start_of(points.searched), np.log([u.low for u in unknowns]), np.log([u.high for u in unknowns])
     root, measured = np.sqrt(weight), np.log(points.seconds)
 
     def residuals(logs: FloatArray) -> FloatArray:
-        errors = root * (np.log(points.predicted(exact_constants(points.operator, logs))) - measured)
+        errors = root * (np.log(points.predicted(exact_constants(points.searched, logs))) - measured)
         return np.concatenate([errors, SOFT / PRIOR_SPREAD * (logs - centre)])
 
     solution = least_squares(
@@ -164,8 +164,8 @@ def band_deviation(points: FitPoints, fit: Fit) -> FloatArray:
 
 def _covariance(points: FitPoints, weight: FloatArray, logs: FloatArray, residual: FloatArray) -> FloatArray:
     """Sandwich estimate, clustered by curve: H^-1 (sum over curves of g g') H^-1 with the soft-L1 loss's curvature [-]."""
-    names = [unknown.name for unknown in UNKNOWNS[points.operator]]
-    jacobian = _gradient(points, exact_constants(points.operator, logs), names)
+    names = [unknown.name for unknown in UNKNOWNS[points.searched]]
+    jacobian = _gradient(points, exact_constants(points.searched, logs), names)
     softened = weight / np.sqrt(1.0 + weight * (residual / SOFT) ** 2)
     pull = (SOFT / PRIOR_SPREAD) ** 2
     bread = (jacobian * softened) @ jacobian.T + np.eye(logs.size) * pull
@@ -192,13 +192,13 @@ def _left_out(points: FitPoints, groups: Sequence[str] | None, found: FloatArray
 
 def residuals_at(points: FitPoints, logs: FloatArray) -> FloatArray:
     """log(measured / predicted) of every point at these logarithms of the constants [-]."""
-    return np.asarray(np.log(points.seconds / points.predicted(exact_constants(points.operator, logs))))
+    return np.asarray(np.log(points.seconds / points.predicted(exact_constants(points.searched, logs))))
 
 
 def needed_variance(points: FitPoints, missed: FloatArray, found: FloatArray, covariance: FloatArray) -> FloatArray:
     """Residual variance from which each point lies inside the 80 % band: (missed / z)^2 less the covariance's part [-]."""
-    names = [unknown.name for unknown in UNKNOWNS[points.operator]]
-    gradient = _gradient(points, exact_constants(points.operator, found), names)
+    names = [unknown.name for unknown in UNKNOWNS[points.searched]]
+    gradient = _gradient(points, exact_constants(points.searched, found), names)
     return np.asarray((missed / Z80) ** 2 - np.einsum("ip,ij,jp->p", gradient, covariance, gradient))
 
 
