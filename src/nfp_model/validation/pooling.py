@@ -138,7 +138,9 @@ def _fit_pool(operator: OperatorKind, pool: _Pool, unseen: list[Curve], left_out
     for generation in seen:
         out = pool.mask(generation)
         rest = points.where(~out) if (~out).any() and len(seen) > 1 else points
-        missed[out] = residuals_at(points.where(out), solve(rest, weights(rest, pool.groups), start_of(points.searched)))
+        missed[out] = residuals_at(
+            points.where(out), solve(rest, weights(rest, pool.groups), start_of(points.searched))
+        )
     weight = weights(points, pool.groups)
     logs = np.log([found.constants[unknown.name] for unknown in UNKNOWNS[points.searched]])
     fit = Fit(
