@@ -122,6 +122,7 @@ def gemm_inputs(
         "is_split": (counts.splits > 1).astype(np.float64),
         "waves": counts.waves,
         "rereads": counts.rereads,
+        "idle_share": counts.idle_share,
     }
 
 

@@ -64,6 +64,7 @@ b_n = _new("tile_columns", "b_n", "-", "output columns of a tile", "kernel")
 s = _new("splits", "s", "-", "split-K parts", "kernel")
 sigma = _new("is_split", "sigma", "-", "1 where split, else 0", "kernel")
 f = _new("waves", "f", "-", "waves of tiles over the SMs", "kernel")
+u = _new("idle_share", "u", "-", "share of the rows paid for that lie outside M, where they slow the kernel", "kernel")
 x = _new("rereads", "x", "-", "row tiles beyond the first, a cluster counted once", "kernel")
 A = _new("experts_touched", "A", "-", "experts with at least one row", "kernel")
 NB = _new("row_blocks", "N_B", "-", "row blocks over all experts", "kernel")
@@ -82,7 +83,13 @@ e_b = _new("memory_efficiency", "e_b", "-", "share of the bandwidth a saturated 
 e_f = _new("matrix_efficiency", "e_f", "-", "share of the dense peak a saturated kernel reaches", "fitted")
 e_a = _new("activation_efficiency", "e_a", "-", "share of the bandwidth row traffic reaches", "fitted")
 p = _new("overlap_exponent", "p", "-", "sharpness of the overlap of memory and matrix time", "fitted")
-r = _new("reread_share", "r", "-", "share of the weights each further row tile reads again", "fitted")
+r = _new(
+    "reread_share",
+    "r",
+    "-",
+    "share of the weights each further row tile reads again, and slowing by idle rows",
+    "fitted",
+)
 k_c = _new("chain_time", "k_c", "s", "serial time of one CTA per element of k", "fitted")
 t_s = _new("split_time", "t_s", "s", "time of combining split parts", "fitted")
 t_b = _new("sequence_time", "t_b", "s", "time per sequence of the batch", "fitted")

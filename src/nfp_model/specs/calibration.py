@@ -32,7 +32,8 @@ class GemmConstants(Spec):
     split_time_s : float
         ts: second kernel or reduction of split-K [s].
     reread_share : float
-        r: share of the weights each further row tile reads again, where one tile is given for every M [-].
+        r: share of the weights each further row tile reads again, where one tile is given for every M; on Hopper also the slowing
+        by idle rows [-].
     """
 
     fixed_time_s: float = Field(ge=0)
