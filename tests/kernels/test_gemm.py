@@ -98,9 +98,17 @@ class TestDispatchTables:
 
     def test_vllm_fp8_blackwell(self) -> None:
         tiles = tile_rows("vllm_scaled_mm_sm100:fp8", B200, Gemm(4096, 4096, "fp8"), [16, 17, 64, 65, 256])
-        assert tiles == [32, 64, 64, 128, 128]
+        assert tiles == [32, 64, 64, 64, 64]
         narrow = gemm_counts(kernel("vllm_scaled_mm_sm100:fp8"), B200, Gemm(4096, 2048, "fp8"), np.array([63, 64]))
         assert narrow.tile_columns[0].tolist() == [128, 64]
+
+    def test_two_sm_tile_of_128_rows_costs_no_more_at_128_rows_than_at_65(self) -> None:
+        # vLLM's 128 x 128 tile in a 2 x 1 cluster: 64 rows on each of two SMs, weights fetched once for both.
+        counts = gemm_counts(
+            kernel("vllm_scaled_mm_sm100:fp8"), B200, Gemm(8192, 8192, "fp8"), np.array([65, 128, 129])
+        )
+        assert counts.padded_rows[0].tolist() == [128, 128, 256]
+        assert counts.rereads[0].tolist() == [0, 0, 1]
 
     def test_vllm_block_fp8_blackwell_takes_the_first_tile_of_one_wave(self) -> None:
         # out 4096 is 32 column tiles; 148 SMs hold 4 row tiles: 64 rows up to M = 256, then 128 up to 512.
@@ -153,8 +161,15 @@ class TestDispatchTables:
         assert counts.waves.max() == 1
 
     def test_sglang_fp8(self) -> None:
-        assert tile_rows("sgl_kernel_sm90:fp8", H100, Gemm(4096, 4096, "fp8"), [1, 64, 256, 257]) == [64, 64, 64, 128]
-        assert tile_rows("sgl_kernel_sm100:fp8", B200, Gemm(4096, 4096, "fp8"), [16, 64, 65, 257]) == [64, 64, 128, 128]
+        assert tile_rows("sgl_kernel_sm90:fp8", H100, Gemm(4096, 4096, "fp8"), [1, 64, 65, 129]) == [64, 64, 64, 128]
+        assert tile_rows("sgl_kernel_sm100:fp8", B200, Gemm(4096, 4096, "fp8"), [16, 64, 65, 257]) == [64, 64, 64, 128]
+
+    @pytest.mark.parametrize(("out", "first"), [(8192, 257), (5120, 513), (4096, 641), (3584, 769)])
+    def test_rtx_leaves_one_wave_of_128_x_128_where_its_timings_double(self, out: int, first: int) -> None:
+        rtx = load_hardware("rtx_pro_6000_blackwell")
+        for key, dtype in (("sgl_kernel_sm120:fp8", "fp8"), ("cutlass_nvfp4_sm120:nvfp4", "nvfp4")):
+            counts = gemm_counts(kernel(key), rtx, Gemm(out, 8192, dtype), np.array([first - 1, first]))
+            assert counts.waves[0].tolist() == [1, 2]
 
     def test_exact_row_kernel_pads_nothing(self) -> None:
         counts = gemm_counts(one_tile(0, 2), H100, Gemm(4096, 4096), np.arange(1, 17))
@@ -359,7 +374,9 @@ class TestSelection:
             ("h100", "vllm", "fp8_block", "deepgemm_sm90:dense"),
             ("h100", "vllm", "int4", "machete_sm90:w4a16"),
             ("a100", "vllm", "int4", "marlin_sm80:dense"),
-            ("b200", "vllm", "nvfp4", "vllm_scaled_mm_sm100:nvfp4"),
+            ("b200", "vllm", "nvfp4", "flashinfer_cutedsl_sm100:nvfp4"),
+            ("b200", "trtllm", "nvfp4", "trtllm_nvfp4_sm100:nvfp4"),
+            ("rtx_pro_6000_blackwell", "sglang", "nvfp4", "cutlass_nvfp4_sm120:nvfp4"),
             ("h200", "sglang", "fp8_block", "deepgemm_sm90:dense"),
             ("h200", "sglang", "fp8", "sgl_kernel_sm90:fp8"),
             ("b200", "trtllm", "bfloat16", "cublas_sm100:tile_menu"),

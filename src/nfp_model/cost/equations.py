@@ -52,11 +52,14 @@ def gemm() -> Equation:
     .. math::
         T = t_0 + \left[(m^p + c^p)^{2/p} + h^2\right]^{1/2} + \sigma t_s
 
-    with memory time m, matrix time c over whole tiles and waves, and the serial chain h of one CTA along k.
+    with memory time m, matrix time c over whole tiles and waves, and the serial chain h of one CTA along k. Where one tile is
+    given for every M, each further row tile reads a share r of the weights again, and where rows of a tile outside M are known
+    to slow it, their share slows matrix and chain by r.
     """
-    memory = (y.W + y.a * y.M) / (y.BW * y.e_b) + y.sigma * 8 * y.s * y.M * y.n / (3 * y.BW)
-    matrix = y.f * 2 * y.b_m * y.b_n * (y.k / y.s) * y.SM / (y.P * y.e_f)
-    chain = y.f * y.k_c * y.k / y.s
+    memory = (y.W * (1 + y.r * y.x) + y.a * y.M) / (y.BW * y.e_b) + y.sigma * 8 * y.s * y.M * y.n / (3 * y.BW)
+    slowed = 1 + y.r * y.u
+    matrix = slowed * y.f * 2 * y.b_m * y.b_n * (y.k / y.s) * y.SM / (y.P * y.e_f)
+    chain = slowed * y.f * y.k_c * y.k / y.s
     fixed = y.t_0 + y.sigma * y.t_s
     joined = (memory**y.p + matrix**y.p) ** (CHAIN_SHARPNESS / y.p) + chain**CHAIN_SHARPNESS
     latency = fixed + joined ** sp.Rational(1, CHAIN_SHARPNESS)

@@ -111,7 +111,11 @@ def constant_inputs(constants: Constants, shape: Mapping[str, Any]) -> dict[str,
         "overlap_exponent": constants.overlap_exponent,
     }
     if isinstance(constants, GemmConstants):
-        return common | {"chain_time": constants.chain_time_s, "split_time": constants.split_time_s}
+        return common | {
+            "chain_time": constants.chain_time_s,
+            "split_time": constants.split_time_s,
+            "reread_share": constants.reread_share,
+        }
     if isinstance(constants, MoEConstants):
         return common | {
             "fixed_time": constants.fixed_time_s * shape["fixed_share"],
@@ -157,6 +161,8 @@ def gemm_inputs(
         "splits": counts.splits,
         "is_split": (counts.splits > 1).astype(np.float64),
         "waves": counts.waves,
+        "rereads": counts.rereads,
+        "idle_share": counts.idle_share,
     }
 
 

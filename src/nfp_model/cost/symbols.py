@@ -67,6 +67,8 @@ b_n = _new("tile_columns", "b_n", "-", "output columns of a tile", "kernel")
 s = _new("splits", "s", "-", "split-K parts", "kernel")
 sigma = _new("is_split", "sigma", "-", "1 where split, else 0", "kernel")
 f = _new("waves", "f", "-", "waves of tiles over the SMs", "kernel")
+u = _new("idle_share", "u", "-", "share of the rows paid for that lie outside M, where they slow the kernel", "kernel")
+x = _new("rereads", "x", "-", "row tiles beyond the first, a cluster counted once", "kernel")
 A = _new("experts_touched", "A", "-", "experts with at least one row", "kernel")
 NB = _new("row_blocks", "N_B", "-", "row blocks over all experts", "kernel")
 E_w = _new("walked_experts", "E_w", "-", "experts whose entry the kernel's tile scheduler walks through", "kernel")
@@ -99,6 +101,13 @@ e_b = _new("memory_efficiency", "e_b", "-", "share of the bandwidth a saturated 
 e_f = _new("matrix_efficiency", "e_f", "-", "share of the dense peak a saturated kernel reaches", "fitted")
 e_a = _new("activation_efficiency", "e_a", "-", "share of the bandwidth row traffic reaches", "fitted")
 p = _new("overlap_exponent", "p", "-", "sharpness of the overlap of memory and matrix time", "fitted")
+r = _new(
+    "reread_share",
+    "r",
+    "-",
+    "share of the weights each further row tile reads again, and slowing by idle rows",
+    "fitted",
+)
 k_c = _new("chain_time", "k_c", "s", "serial time of one CTA per element of k", "fitted")
 e_g = _new("attention_efficiency", "e_g", "-", "share of the peak attention reaches within a block", "fitted")
 e_i = _new("index_efficiency", "e_i", "-", "share of the peak an indexer reaches", "fitted")

@@ -52,6 +52,12 @@ class GemmCounts:
         max(1, tiles x s / SM), rounded up where the kernel is known to run whole waves.
     padded_rows : ndarray, shape (menu, rows)
         Rows paid for: ceil(M / bm) x bm.
+    rereads : ndarray, shape (1, rows) or (1, 1)
+        Row tiles beyond the first, those of a cluster counted once: each fetches the weights anew. 0 for a menu, whose library
+        chooses the tiles so that they need not [-].
+    idle_share : ndarray, shape (1, rows) or (1, 1)
+        Share of the rows paid for that lie outside M, where more than one row tile runs and the kernel is known to be slowed
+        by them, else 0 [-].
     """
 
     tile_rows: FloatArray
@@ -59,6 +65,8 @@ class GemmCounts:
     splits: FloatArray
     waves: FloatArray
     padded_rows: FloatArray
+    rereads: FloatArray
+    idle_share: FloatArray
 
 
 @dataclass(frozen=True)

@@ -117,13 +117,16 @@ def _dispatch_counts(kernel: GemmKernel, sm_count: int, operator: Gemm, rows: In
     row_tiles = round_up(ceil_div(rows, tile_rows), cluster_rows)
     column_tiles = round_up(ceil_div(operator.out_features, tile_columns), cluster_columns)
     tiles = row_tiles * column_tiles
+    padded = row_tiles * tile_rows
     waves = np.maximum(1.0, tiles / sm_count) if kernel.stream_k else whole_waves(tiles, sm_count)
     return GemmCounts(
         tile_rows=tile_rows.astype(np.float64)[None],
         tile_columns=tile_columns.astype(np.float64)[None],
         splits=np.ones((1, rows.size)),
         waves=waves[None],
-        padded_rows=(row_tiles * tile_rows)[None],
+        padded_rows=padded[None],
+        rereads=(row_tiles / cluster_rows - 1.0)[None],
+        idle_share=np.where(row_tiles > 1, 1.0 - rows / padded, 0.0)[None] * kernel.idle_rows_slow,
     )
 
 
@@ -163,6 +166,8 @@ def _menu_counts(kernel: GemmKernel, hardware: HardwareSpec, operator: Gemm, row
         splits=menu.splits,
         waves=menu_waves(menu, key, row_tiles),
         padded_rows=padded[menu.token_index],
+        rereads=np.zeros((1, 1)),
+        idle_share=np.zeros((1, 1)),
     )
 
 
@@ -195,6 +200,8 @@ def chosen_counts(
         splits=menu.splits[entries].T,
         waves=waves[None],
         padded_rows=(row_tiles * tile_rows)[None],
+        rereads=np.zeros((1, 1)),
+        idle_share=np.zeros((1, 1)),
     )
 
 

@@ -33,6 +33,9 @@ class GemmConstants(Spec):
         kc: serial time of one CTA per element of k [s].
     split_time_s : float
         ts: second kernel or reduction of split-K [s].
+    reread_share : float
+        r: share of the weights each further row tile reads again, where one tile is given for every M; on Hopper also the slowing
+        by idle rows [-].
     """
 
     fixed_time_s: float = Field(ge=0)
@@ -41,6 +44,7 @@ class GemmConstants(Spec):
     overlap_exponent: float = Field(ge=1)
     chain_time_s: float = Field(ge=0)
     split_time_s: float = Field(ge=0)
+    reread_share: float = Field(default=0.0, ge=0, le=1)
 
 
 class MoEConstants(Spec):

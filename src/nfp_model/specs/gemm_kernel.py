@@ -95,6 +95,9 @@ class GemmKernel(Spec):
         unknown in detail and defaults to fractional waves.
     stream_k : bool
         Work is divided evenly over the SMs whatever the tile count (stream-K, striped partitioning).
+    idle_rows_slow : bool
+        Dispatch: where more than one row tile runs, tiles with rows outside M are slower than full ones (seen on Hopper: the time
+        falls while M fills the last tile).
     token_tiles, output_tiles : tuple of int
         Menu: bm and bn [rows], [columns].
     max_tile_area : int
@@ -119,6 +122,7 @@ class GemmKernel(Spec):
     selection: GemmSelection
     hard_waves: bool = False
     stream_k: bool = False
+    idle_rows_slow: bool = False
     token_tiles: tuple[int, ...] = ()
     output_tiles: tuple[int, ...] = ()
     max_tile_area: int = Field(default=32768, gt=0)

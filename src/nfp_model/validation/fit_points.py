@@ -21,7 +21,7 @@ from nfp_model.specs.calibration import CONSTANTS_OF, Fit, OperatorKind
 from nfp_model.specs.hardware import HardwareSpec
 from nfp_model.specs.moe_kernel import MoEKernel
 from nfp_model.specs.registry import load_hardware
-from nfp_model.validation.fit_unknowns import Unknowns
+from nfp_model.validation.fit_unknowns import ONE_TILE, TILE_MENU, Unknowns
 from nfp_model.validation.records import BoolArray, Curve, IntArray
 from nfp_model.validation.shapes import AllReduceShape, AttentionShape, ModuleShape
 
@@ -246,7 +246,7 @@ def collect(
         seconds=np.concatenate([every[index].seconds[points] for index, points in owners]),
         curve=np.concatenate([np.full(len(points), index) for index, points in owners]),
         curves=every,
-        held=dict(rules.most_common(1)[0][0]) if rules else {},
+        held=_held(rules, inputs),
     )
 
 
@@ -258,6 +258,15 @@ def _replayed(shape: Mapping[str, Any], resident: BoolArray, replay: Replay) -> 
         "kv_bytes": shape["kv_bytes"] * np.where(resident, replay.stream, 1.0),
         "passes": shape["passes"] * np.where(resident, replay.combination, 1.0),
     }
+
+
+def _held(rules: Counter[tuple[tuple[str, float], ...]], inputs: Mapping[str, npt.NDArray[Any]]) -> dict[str, float]:
+    """What the kernel of most points holds: its own statement (MoE), or what one tile or a menu of them leaves out (GEMM)."""
+    if rules:
+        return dict(rules.most_common(1)[0][0])
+    if "rereads" in inputs:
+        return dict(ONE_TILE if inputs["rereads"].any() else TILE_MENU)
+    return {}
 
 
 def _pieces(

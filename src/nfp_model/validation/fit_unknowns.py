@@ -43,14 +43,21 @@ _BLOCK = (
     Unknown("selection_time_s", 20e-6, 0.1e-6, 1e-3),
 )
 
+ONE_TILE = {"split_time_s": 1.5e-6}
+"""Held for GEMMs whose tile a published rule gives: nothing is split, but row tiles read weights again."""
+
+TILE_MENU = {"reread_share": 0.0}
+"""Held for GEMMs whose library chooses among tiles."""
+
 UNKNOWNS: dict[OperatorKind, tuple[Unknown, ...]] = {
     "gemm": (
-        Unknown("fixed_time_s", 3e-6, 0.3e-6, 30e-6),
+        Unknown("fixed_time_s", 3e-6, 0.3e-6, 60e-6),
         _MEMORY,
         Unknown("matrix_efficiency", 0.8, 0.1, 1.0),
         _OVERLAP,
         Unknown("chain_time_s", 1.5e-9, 0.02e-9, 30e-9),
         Unknown("split_time_s", 1.5e-6, 0.05e-6, 15e-6),
+        Unknown("reread_share", 0.05, 0.001, 1.0),
     ),
     "moe": (
         Unknown("fixed_time_s", 25e-6, 1e-6, 200e-6),
@@ -78,7 +85,7 @@ UNKNOWNS: dict[OperatorKind, tuple[Unknown, ...]] = {
         Unknown("rank_time_s", 0.3e-6, 0.005e-6, 50e-6),
     ),
 }
-"""What a fit may move, by operator: six numbers, seven for attention; of those of MoE all but six are held by the kernel."""
+"""What a fit may move, by operator: six numbers, seven for attention; of those of GEMM and MoE all but six are held."""
 
 HELD: dict[str, dict[str, float]] = {
     "attention": {"matrix_efficiency": 0.6},

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import date as calendar
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -201,7 +201,8 @@ def draw(forwards: Sequence[Setting], modules: Sequence[Setting], path: Path) ->
     with matplotlib.rc_context({"font.size": 9, "axes.grid": True, "grid.alpha": 0.3, "axes.axisbelow": True}):
         figure = Figure(figsize=(11.0, 8.2), layout="constrained")
         FigureCanvasAgg(figure)
-        left, right = np.atleast_1d(figure.subfigures(1, 2, width_ratios=(1.0, 1.35)))  # type: ignore[call-overload]
+        halves: Any = figure.subfigures(1, 2, width_ratios=(1.0, 1.35))
+        left, right = halves
         above, below = left.subplots(2, 1)
         _scatter(above, forwards, "whole forwards")
         _scatter(below, modules, "modules from measured operators")
