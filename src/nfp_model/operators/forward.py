@@ -202,7 +202,7 @@ def _softmax(
                 for name, width in widths.items()
                 if width
             ),
-            *_unfused_attention_pieces(part, queries, keys, values, count),
+            *_unfused_attention_pieces(part, (queries, keys, values), workload.rank_batch, count),
             OperatorUse("attention", "attention", attention, count, "positions"),
             output_projection,
         ]
@@ -219,8 +219,9 @@ def _softmax(
 
 
 def _unfused_attention_pieces(
-    part: SoftmaxAttention, queries: int, keys: int, values: int, count: int
+    part: SoftmaxAttention, widths: tuple[int, int, int], batch: int, count: int
 ) -> list[OperatorUse]:
+    queries, keys, values = widths
     pieces = {
         "rotary": UNFUSED["rotary"].of(queries + keys),
         "cache_update": UNFUSED["cache_update"].of(keys + values),
@@ -228,8 +229,10 @@ def _unfused_attention_pieces(
     if part.qk_norm != "none":
         pieces["qk_norms"] = UNFUSED["rms_norm"].of(queries + keys, times=2)
     rows = [OperatorUse(name, "elementwise", piece, count, "rank_rows") for name, piece in pieces.items()]
-    strided = {name: UNFUSED[name].of(queries) for name in ("attention_output", "strided_heads")}
-    return rows + [OperatorUse(name, "elementwise", piece, count, "positions") for name, piece in strided.items()]
+    strided = OperatorUse(
+        "strided_heads", "elementwise", UNFUSED["strided_heads"].of(batch * queries), count, "positions"
+    )
+    return [*rows, strided]
 
 
 def _latent(model: ModelSpec, group: LayerGroup, part: LatentAttention, workload: Workload) -> list[OperatorUse]:

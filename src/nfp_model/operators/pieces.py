@@ -62,8 +62,9 @@ UNFUSED: dict[str, Piece] = {
     "grouped_router": Piece(40.0, 22, reductions=8),
     # Heads side by side again: a copy, unless there is one position.
     "attention_output": Piece(4.0, 0, several_rows_launches=1),
-    # Rotary on views of the projections, strided from two positions on: three launches more, in time.
-    "strided_heads": Piece(0.0, 0, several_rows_launches=3),
+    # The same in a forward, with rotary on views of the projections that are strided from two positions on: three launches
+    # more, in time.
+    "strided_heads": Piece(4.0, 0, several_rows_launches=4),
     # Embedding, rotary angles, lengths set back; once a forward.
     "once": Piece(4.0, 21),
 }

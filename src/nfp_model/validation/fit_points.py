@@ -13,7 +13,7 @@ import numpy.typing as npt
 from nfp_model.cost.binding import kernel_for
 from nfp_model.cost.compiled import evaluate
 from nfp_model.cost.inputs import constant_inputs, shape_inputs
-from nfp_model.cost.latency import BoundOperator
+from nfp_model.cost.latency import BoundOperator, Kernel
 from nfp_model.errors import InvalidArgumentError
 from nfp_model.kernels.counts import FloatArray
 from nfp_model.operators import Collective, Operator
@@ -192,6 +192,7 @@ def collect(
     backend: str,
     hardware: HardwareSpec | None = None,
     advance: Callable[[int], None] | None = None,
+    kernel_of: Callable[[Curve], Kernel] | None = None,
 ) -> FitPoints:
     """Counts of every point of some curves of one kind.
 
@@ -205,6 +206,8 @@ def collect(
         The GPU; None reads it from each curve.
     advance : callable or None
         Told the number of curves done, one call a curve.
+    kernel_of : callable or None
+        The rule of each curve, where the backend does not say it.
 
     Raises
     ------
@@ -226,6 +229,8 @@ def collect(
     for index, curve in enumerate(every):
         gpu = hardware or load_hardware(curve.gpu)
         for bound, tokens, points in _pieces(curve, gpu, backend, prior):
+            if kernel_of is not None:
+                bound = replace(bound, kernel=kernel_of(curve))
             kind, shape = shape_inputs(bound, tokens)
             if isinstance(bound.kernel, MoEKernel):
                 rules[tuple(bound.kernel.held.items())] += tokens.size
