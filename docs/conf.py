@@ -23,7 +23,7 @@ extensions = [
 ]
 
 root_doc = "index"
-exclude_patterns = ["_build", "_ext", "_templates"]
+exclude_patterns = ["_build", "_ext", "_templates", "validation/*.md"]  # included by validation.md
 templates_path = ["_templates"]
 
 html_theme = "alabaster"

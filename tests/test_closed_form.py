@@ -102,6 +102,7 @@ def test_row_blocks_over_arrays_are_the_expression() -> None:
         "activation_efficiency": 0.5, "fixed_time": 25e-6, "row_flop": 3.5e8, "up_bytes": 2.3e8, "down_bytes": 1.2e8,
         "reread_up": 0.15, "reread_down": 0.15, "experts": 8.0, "experts_touched": 7.9, "top_k": 2.0, "batch": 2.0,
         "tile_rows": 64.0, "row_blocks": 9.0, "moved_bytes": 4e7, "baseline_latency": 1.1e-3, "tolerance": 0.1,
+        "waves": 40.0, "wave_time": 2e-6, "walked_experts": 8.0, "expert_time": 0.3e-6,
     }  # fmt: skip
     expected = evaluated(closed_form.row_block_positions(), values)
     assert float(closed_form.row_blocks_reach(values)) == pytest.approx(expected, rel=1e-9)

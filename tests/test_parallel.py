@@ -9,10 +9,13 @@ import pytest
 from hypothesis import assume, given, settings, strategies as st
 
 from nfp_model import FusedMoE, load_hardware, load_model, operator_latency, predict_nfp
-from nfp_model.cost.inputs import link_bandwidth
+from nfp_model.cost.binding import bind
+from nfp_model.cost.compiled import evaluate
+from nfp_model.cost.inputs import collective_inputs, constant_inputs, link_bandwidth
 from nfp_model.errors import UnsupportedError
 from nfp_model.kernels.routing import routed_rows
 from nfp_model.operators import Attention, Collective, Gemm, LinearScan, forward_operators, weight_bytes
+from nfp_model.specs.calibration import CollectiveConstants
 from nfp_model.specs.hardware import HardwareSpec
 from nfp_model.specs.model import ModelSpec, SoftmaxAttention
 from nfp_model.specs.registry import spec_names
@@ -239,6 +242,24 @@ def test_a_slow_link_is_told(hardware: str, ranks: int, words: str | None) -> No
     told = [warning for warning in warnings if "every collective" in warning]
     assert len(told) == (words is not None)
     assert words is None or words in told[0]
+
+
+@pytest.mark.parametrize("ranks", [2, 4, 8])
+def test_an_all_reduce_takes_the_faster_of_one_exchange_and_two(ranks: int) -> None:
+    """One exchange sends r - 1 payloads over a link, two send 2 (r - 1) / r of one: latency decides small payloads, bytes large ones."""
+    operator, tokens = Collective("all_reduce", 16384.0, ranks), np.array([1, 65536])
+    shape = collective_inputs(bind(load_hardware("b200"), operator, "sglang"), operator, tokens)
+    one, two = (
+        shape["moved_bytes"][list(shape["exchanges"][:, 0]).index(exchanges)] / 16384.0 / tokens
+        for exchanges in (0.0, 1.0)
+    )
+    np.testing.assert_allclose(one, ranks - 1)
+    np.testing.assert_allclose(two, 2 * (ranks - 1) / ranks)
+    constants = CollectiveConstants(fixed_time_s=5e-6, memory_efficiency=0.5, exchange_time_s=5e-6, rank_time_s=1e-6)
+    values = {**shape, **constant_inputs(constants, shape)}
+    choice = np.argmin(evaluate("collective", values), axis=0)
+    assert shape["exchanges"][choice[0], 0] == 0
+    assert shape["exchanges"][choice[1], 0] == (1 if ranks > 2 else 0)
 
 
 def test_the_busiest_expert_rank_of_a_skewed_load_is_slower() -> None:

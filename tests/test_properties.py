@@ -58,7 +58,11 @@ def brute_force(seconds: np.ndarray, positions: np.ndarray, tolerance: float) ->
     return int(positions[free][-1]), int(broken[0]) if broken.size else None, bool(free[-1])
 
 
-@given(forwards, st.sampled_from([1, 2, 5, 16]), st.sampled_from([32, 200, 700]), st.floats(0.01, 1.0))
+# Loads of a power law are whole numbers: their steps, up or down by a percent or two, are no edges of the search.
+edged = forwards.filter(lambda forward: forward.workload.routing.kind != "power_law")
+
+
+@given(edged, st.sampled_from([1, 2, 5, 16]), st.sampled_from([32, 200, 700]), st.floats(0.01, 1.0))
 @settings(max_examples=40, deadline=None)
 def test_the_edge_search_finds_what_every_position_says(
     forward: BoundForward, first: int, last: int, tolerance: float
@@ -103,7 +107,15 @@ def test_the_boundary_lies_in_the_range_searched(
     assert found.censored == (found.nfp == last)
 
 
-TIMES = ("fixed_time_s", "chain_time_s", "split_time_s", "sequence_time_s", "cta_time_s")
+TIMES = (
+    "fixed_time_s",
+    "chain_time_s",
+    "split_time_s",
+    "sequence_time_s",
+    "cta_time_s",
+    "wave_time_s",
+    "expert_time_s",
+)
 
 
 def scaled(bound: BoundOperator, factor: float) -> BoundOperator:
@@ -254,7 +266,7 @@ def test_symbolic_and_compiled_values_are_equal(
             )
 
 
-COUNTS = ("waves", "tile_cost", "key_steps", "splits", "is_split", "tile_rows", "tile_columns")
+COUNTS = ("waves", "tile_cost", "key_steps", "splits", "is_split", "passes", "tile_rows", "tile_columns")
 
 
 @given(st.sampled_from(GPUS), operators(), st.sampled_from(["uncalibrated", "vllm"]))
@@ -268,7 +280,8 @@ def test_between_edges_counts_stay_and_time_does_not_fall(
     inside = np.ones(last, dtype=bool)
     inside[bound.edges(last) - 1] = False
     kind, inputs = equation_inputs(bound, tokens)
-    for name in set(COUNTS) & set(inputs):
+    # Expected blocks of independent choices, and with them the waves of an expert layer, move smoothly between edges.
+    for name in set(COUNTS) & set(inputs) - ({"waves"} if kind == "moe" else set()):
         values = np.atleast_2d(inputs[name])
         if values.shape[1] == last:
             changed = (np.diff(values, axis=1) != 0).any(axis=0)

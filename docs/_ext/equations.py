@@ -10,7 +10,7 @@ import sympy as sp
 from nfp_model.cost import closed_form
 from nfp_model.cost.equations import equation
 
-KINDS = ("gemm", "moe", "attention", "stream")
+KINDS = ("gemm", "moe", "attention", "block", "stream", "collective")
 
 CLOSED_FORMS: dict[str, Callable[[], sp.Expr]] = {
     "dense": closed_form.dense_positions,

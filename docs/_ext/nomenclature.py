@@ -10,7 +10,7 @@ from nfp_model.cost.symbols import SYMBOLS
 from nfp_model.quantities import ELEMENT_TYPES
 from nfp_model.specs.calibration import CONSTANTS_OF
 
-KINDS = ("gemm", "moe", "attention", "stream")
+KINDS = ("gemm", "moe", "attention", "block", "stream", "collective")
 
 
 def used_in(symbol: sp.Symbol) -> str:

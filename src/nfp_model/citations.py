@@ -164,7 +164,9 @@ EQUATION_CITATIONS: dict[str, tuple[str, ...]] = {
     "gemm": ("matmul_guide",),
     "moe": ("moesd",),
     "attention": ("flashinfer",),
+    "block": ("aiconfigurator",),
     "stream": ("aiconfigurator",),
+    "collective": ("vllm",),
 }
 """References behind the form of each latency equation, by equation kind (see ``nfp_model.cost.equations``)."""
 

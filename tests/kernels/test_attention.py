@@ -16,7 +16,6 @@ from nfp_model.kernels.attention import (
     attention_counts,
     attention_edges,
     attention_row,
-    serial_steps,
 )
 from nfp_model.kernels.attention_splits import (
     SPLIT_RULES,
@@ -26,6 +25,7 @@ from nfp_model.kernels.attention_splits import (
     fa4_splits,
     flex_splits,
     sglang_triton_splits,
+    xqa_splits,
 )
 from nfp_model.kernels.selection import select_attention
 from nfp_model.operators import Attention
@@ -176,6 +176,28 @@ class TestTiles:
         assert waves[:132].tolist() == [1] * 132
         assert waves[132:].tolist() == [2] * 124
 
+    def test_flashattention_2_copies_where_heads_must_be_regrouped(self) -> None:
+        # Dao-AILab/flash-attention flash_api.cpp (seqlenq_ngroups_swapped): a transposed query and output, no view of the old ones.
+        fa2, one = kernel("fa2_sm80:paged_varlen"), np.array([1])
+        for operator, copies in (
+            (Attention(32, 8, 128, 64, 2), 1), (Attention(32, 8, 128, 64, 1), 0), (Attention(8, 8, 128, 64, 2), 0),
+            (Attention(4, 1, 128, 64, 2), 0),
+        ):  # fmt: skip
+            assert attention_counts(fa2, A100, operator, one).passes.item() == copies
+
+    def test_flashattention_3_plans_up_to_992_sequences(self) -> None:
+        # 992 = 32 x 31, the most the planning kernel serves (hopper/flash_api.cpp).
+        for batch, planned in ((992, 992), (993, 0)):
+            counts = attention_counts(
+                kernel("fa3_sm90:decode_vllm"), H100, Attention(4, 1, 128, 64, batch), np.array([1])
+            )
+            assert counts.planned.item() == planned
+
+    def test_a_persistent_cta_starts_every_sequence_it_walks(self) -> None:
+        counts = attention_counts(kernel("flashmla_sm90:dense"), H100, mla(16, 1024), np.array([1]))
+        assert counts.waves.item() == 1
+        assert counts.hidden_starts.item() == math.ceil(1024 / 132)
+
     def test_flashmla_splits_the_sms_evenly(self) -> None:
         # max(132 / 2, 1) parts of two tiles for any batch: one wave.
         for batch in (1, 4, 100):
@@ -214,9 +236,9 @@ class TestTrtllmGen:
             assert counts.tile_rows.item() == first
 
     def test_mla_low_latency_then_throughput(self) -> None:
-        # 128 heads: 16-row tiles while twice the CTAs fit the SMs (B N 8 x 2 <= 148), then 64.
+        # 128 heads: 16-row tiles while twice the CTAs fit the SMs (B N 8 x 2 <= 148), then two CTAs of 64 rows.
         counts = attention_counts(kernel("trtllm_gen_sm100:mla_decode"), B200, mla(128), np.array([9, 10]))
-        assert counts.tile_rows.tolist() == [16, 64]
+        assert counts.tile_rows.tolist() == [16, 128]
 
     def test_mla_grouped_positions(self) -> None:
         counts = attention_counts(kernel("trtllm_gen_sm100:mla_decode"), B200, mla(16), np.array([1, 2, 4, 5]))
@@ -286,6 +308,25 @@ class TestSplitRules:
         expected = math.ceil(keys / math.ceil(keys / wanted))
         assert sglang_triton_splits(case(1, keys, batch, heads, cap=8)).item() == expected
 
+    @settings(max_examples=100, deadline=None)
+    @given(keys=st.integers(1, 200000), batch=st.integers(1, 3000), heads=st.sampled_from([1, 2, 4, 8]))
+    def test_xqa_against_the_published_count(self, keys: int, batch: int, heads: int) -> None:
+        count = (keys - 1) // 128
+        count = max(min(count, round(math.sqrt(8 * count))), 1)
+        waves = batch * heads * count / 132 / 8
+        if waves > 1:
+            count = math.floor(count / waves + 1e-9)
+        expected = max(min(max(count, 1), 6000 // batch), 1)
+        assert xqa_splits(case(1, keys, batch, heads)).item() == expected
+
+    def test_xqa_serves_groups_that_may_pay(self) -> None:
+        # NVIDIA/TensorRT-LLM mayHavePerfGain: 4 x B x n_kv x max(1, L / 128) at least the SMs, never one head a group.
+        xqa = kernel("xqa_sm80:precompiled")
+        for batch, context, tiles in ((4, 1023, 4), (8, 1023, 1)):
+            counts = attention_counts(xqa, H100, Attention(4, 1, 128, context, batch), np.array([1]))
+            assert counts.query_tiles.item() == tiles
+        assert attention_counts(xqa, H100, Attention(8, 8, 128, 4096, 64), np.array([1])).step_cost.item() == 0.7
+
     def test_flex(self) -> None:
         assert flex_splits(case(1, 4096, batch=2, sms=108)).item() == 2 * (108 // 16)
         assert flex_splits(case(1, 4096, batch=200, sms=108)).item() == 1
@@ -328,11 +369,9 @@ def test_counts_are_constant_between_edges(key: str, group: int, batch: int, con
     counts = attention_counts(kernel(key), H100, operator, positions)
     edges = attention_edges(kernel(key), H100, operator, 300)
     start = edges[np.searchsorted(edges, positions, side="right") - 1] - 1
-    for name in ("tile_rows", "query_tiles", "splits", "ctas_per_kv", "resident", "waves", "kv_reads"):
+    for name in ("tile_rows", "query_tiles", "splits", "ctas_per_kv", "resident", "waves", "kv_reads", "key_steps"):
         values = getattr(counts, name)
         assert np.array_equal(values, values[start]), name
-    steps = serial_steps(counts.keys, counts.splits)
-    assert np.array_equal(steps, steps[start])
 
 
 def test_keys_grow_with_the_new_positions_and_stop_at_the_window() -> None:
@@ -372,7 +411,12 @@ class TestSelection:
             ("a100", "vllm", mla(16), "vllm_triton_attention_sm80:mla"),
             ("h100", "sglang", GQA, "fa3_sm90:decode_sglang"),
             ("h100", "sglang", Attention(32, 8, 128, 4096, causal=False), "flashinfer_sm80:sglang"),
-            ("a100", "sglang", GQA, "flashinfer_sm80:sglang"),
+            ("a100", "sglang", GQA, "fa3_sm80:decode"),
+            ("l40s", "sglang", GQA, "flashinfer_sm80:sglang"),
+            ("h100", "sglang", Attention(32, 8, 128, 4096, kv_dtype="fp8"), "fa3_sm90:decode_sglang_fp8"),
+            ("l40s", "trtllm", Attention(32, 8, 128, 4096, kv_dtype="fp8"), "xqa_sm80:ada_fp8"),
+            ("a100", "trtllm", mla(16), "trtllm_mla_sm80:ampere"),
+            ("b200", "sglang", mla(16), "trtllm_gen_sm100:mla_decode"),
             ("b200", "sglang", GQA, "trtllm_gen_sm100:gqa_decode"),
             ("h100", "trtllm", GQA, "xqa_sm80:precompiled"),
             ("h100", "trtllm", Attention(32, 8, 128, 4096, kv_dtype="fp8"), "xqa_sm90:jit_fp8"),

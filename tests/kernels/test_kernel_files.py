@@ -150,9 +150,8 @@ def test_what_engines_run_by_default_on_a100_hopper_and_b200_is_covered(
     assert default_row(chip, backend, FusedMoE(2048, 768, 128, 8, dtype)) is not None
     for causal in (True, False):
         assert default_row(chip, backend, Attention(32, 8, 128, 4096, causal=causal)) is not None
-    # TensorRT-LLM has no MLA decode kernel on Ampere in the sources read.
     latent = Attention(16, 1, 576, 4096, value_head_dim=512, shared_kv=True, latent=True)
-    assert (default_row(chip, backend, latent) is None) == (backend == "trtllm" and chip.architecture == "sm80")
+    assert default_row(chip, backend, latent) is not None
 
 
 def test_moe_selection() -> None:
@@ -161,7 +160,13 @@ def test_moe_selection() -> None:
     assert kernel_key(H100, "vllm", mixtral) == "triton_moe_vllm:default_16bit_fp8_int8"
     assert kernel_key(load_hardware("b200"), "vllm", mixtral) == "trtllm_gen_moe:untuned"
     assert kernel_key(H100, "sglang", deepseek) == "triton_moe_sglang:default_fp8_block"
-    assert kernel_key(H100, "sglang", spread) == "deepgemm_moe_sm90:contiguous"
+    # DeepGEMM needs an all-to-all library, and none is the default: the published expert-parallel rows run Triton.
+    assert kernel_key(H100, "sglang", spread) == "triton_moe_sglang:default_fp8_block"
+    assert kernel_key(load_hardware("b200"), "sglang", deepseek) == "trtllm_gen_moe:untuned"
+    assert kernel_key(H100, "trtllm", deepseek) == "trtllm_cutlass_moe:fp8_block"
+    card = load_hardware("rtx_pro_6000_blackwell")
+    for backend in ("vllm", "trtllm"):
+        assert kernel_key(card, backend, mixtral) == "trtllm_cutlass_moe_sm80:autotuned"
     assert select_moe(H100, "vllm", deepseek).name == "default_fp8_block"
     chip = H100.model_copy(update={"architecture": "sm999", "name": "new"})
     assert select_moe(chip, None, mixtral).menu == H100.default_tile.moe_rows

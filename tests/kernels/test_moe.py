@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings, strategies as st
 
+from nfp_model.cost.inputs import moe_row_bytes
 from nfp_model.errors import SpecError
 from nfp_model.kernels.moe import moe_blocks, moe_counts, moe_edges, moe_row
 from nfp_model.operators import FusedMoE
@@ -175,6 +176,27 @@ def test_mixtral_on_b200_steps_where_the_tile_is_outgrown() -> None:
     )
     assert counts.row_blocks.tolist() == [8, 16, 16, 16, 16, 16, 24, 32]
     assert counts.rereads_up.all()
+
+
+def test_waves_are_the_blocks_of_both_gemms_over_the_sms() -> None:
+    """NVIDIA, Matrix Multiplication Background User's Guide, section 3.2: tiles over SMs; a GEMM below one wave takes one."""
+    rule, qwen = kernel("trtllm_cutlass_moe:autotuned"), FusedMoE(2048, 768, 128, 8, routing="balanced")
+    # 64 tokens touch all 128 experts, one block each: 12 column tiles of 128 of gate and up, 16 of down.
+    assert moe_counts(rule, H100, qwen, np.array([64])).waves.tolist() == [128 * 12 / 132 + 128 * 16 / 132]
+    # One token: 8 blocks, 96 and 128 tiles on 132 SMs.
+    assert moe_counts(rule, H100, qwen, np.array([1])).waves.tolist() == [2.0]
+
+
+@given(tokens=st.integers(1, 4096), ranks=st.sampled_from([1, 2, 4, 8, 16]))
+@settings(max_examples=40, deadline=None)
+def test_a_kernel_that_keeps_its_own_rows_moves_at_most_what_one_that_carries_all_does(tokens: int, ranks: int) -> None:
+    operator = FusedMoE(2048, 768, 128, 8, routing="balanced", expert_parallel=ranks)
+    rule = kernel("trtllm_cutlass_moe:autotuned")
+    counts, rows = moe_counts(rule, H100, operator, np.array([tokens])), np.array([tokens])
+    kept = moe_row_bytes(rule, operator, counts, rows)[0]
+    carried = moe_row_bytes(rule.model_copy(update={"keeps_local_rows": False}), operator, counts, rows)[0]
+    assert kept <= carried
+    assert (kept == carried) == (ranks == 1)
 
 
 def test_tuned_lookup_is_the_nearest_key() -> None:

@@ -28,20 +28,18 @@ def predicted(gpu: str, operator: FusedMoE, tokens: np.ndarray) -> np.ndarray:
 def test_latency_follows_the_touched_experts_and_then_stays(gpu: str, measured: list[int]) -> None:
     found = predicted(gpu, QWEN3_30B, TOKENS)
     np.testing.assert_allclose(found[2:], measured[2:], rtol=0.25)
-    # Proportional to touched experts above the fixed time, up to E / k = 16 tokens.
-    steps = np.diff(found[:5]) / np.diff(TOKENS[:5])
-    np.testing.assert_allclose(steps, steps[0], rtol=0.1)
+    # Proportional to touched experts above the fixed time, up to E / k = 16 tokens; a little more from 4 to 8, where the pairs
+    # are sorted first.
+    steps, seen = (np.diff(some[:5]) / np.diff(TOKENS[:5]) for some in (found, measured))
+    np.testing.assert_allclose(steps, seen, rtol=0.1)
     # The plateau: 32 times the tokens, 15 % more time; band 10 % of the ratio.
     assert found[9] / found[4] == pytest.approx(measured[9] / measured[4], rel=0.1)
 
 
-ONE_FIXED_TIME = "one fixed time serves one GPU and expert-parallel ranks: 39 us fitted, about 24 us on one H200"
 BACK_INSIDE = "the predicted curve leaves the tolerance at 142 tokens and comes back until 1027, twice the measured end of the plateau"
 
 
-@pytest.mark.parametrize(
-    "gpu", [pytest.param("h200", marks=pytest.mark.xfail(strict=True, reason=ONE_FIXED_TIME)), "h100"]
-)
+@pytest.mark.parametrize("gpu", ["h200", "h100"])
 def test_one_and_two_tokens_are_mostly_launches(gpu: str) -> None:
     np.testing.assert_allclose(predicted(gpu, QWEN3_30B, TOKENS[:2]), MEASURED[gpu][:2], rtol=0.4)
 

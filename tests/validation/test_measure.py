@@ -18,7 +18,7 @@ from nfp_model.validation import cases as cases_module, measure as measure_modul
 from nfp_model.validation.cases import KEY_COLUMNS, KINDS, Case, cases_of, dense_shapes, operator_of
 from nfp_model.validation.measure import run_measurement
 from nfp_model.validation.moe_routing import draw_routing, power_law_loads, row_blocks
-from nfp_model.validation.plan import TimeBudget, coarse_sizes, next_size, step_edges
+from nfp_model.validation.plan import TimeBudget, boundary_size, coarse_sizes, next_size, step_edges
 from nfp_model.validation.recorded import is_recorded, read_recorded
 from nfp_model.validation.store import RecordStore, columns_of
 from nfp_model.validation.timing import (
@@ -147,7 +147,7 @@ def test_time_left_is_shared_over_groups(tmp_path: Path, monkeypatch: pytest.Mon
 
 
 def test_coarse_grids_of_a_group_come_before_refinement(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    key = ("llama_3_1_8b", "llama", "verify", "bfloat16", "flash")
+    key = ("llama_3_1_8b", 32, "llama", "verify", "bfloat16", "flash")
     group = tuple(Case("forward", key, batch, 1024, largest=256) for batch in (1, 8))
     monkeypatch.setattr(measure_module, "cases_of", lambda kind: group)
     backend = FakeBackend(FakeClock())
@@ -352,6 +352,33 @@ def test_any_steps_are_pinned_to_one_position(edges: set[int]) -> None:
     sizes = sorted(measured)
     assert set(step_edges(sizes, [measured[size] for size in sizes])) == edges
     assert all(edge + 1 in measured for edge in edges)
+
+
+@given(st.lists(st.integers(2, 1023), min_size=1, max_size=5, unique=True), st.sampled_from([0.1, 0.2, 0.5]))
+def test_boundaries_are_closed_in_on(edges: list[int], tolerance: float) -> None:
+    def curve(size: int) -> float:
+        return 1.0 + 0.15 * sum(size > edge for edge in edges)
+
+    measured = {size: curve(size) for size in coarse_sizes(1024)}
+    asked = 0
+    while (size := boundary_size(measured, (1,), (tolerance,))) is not None:
+        assert size not in measured
+        measured[size] = curve(size)
+        asked += 1
+    free = max(size for size in range(1, 1025) if curve(size) <= 1 + tolerance)
+    found = max(size for size in measured if measured[size] <= 1 + tolerance)
+    assert found <= free <= found + max(1, found / 32)
+    assert asked <= 10
+
+
+def test_boundaries_come_before_other_steps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    case = Case("gemm", ("fake", 256, 128, "bfloat16", "linear"), largest=512, baselines=(1,))
+    monkeypatch.setattr(measure_module, "cases_of", lambda kind: (case,))
+    backend = FakeBackend(FakeClock(), curve=lambda size: 1e-5 * (1 + 0.25 * (size > 100) + 5 * (size > 300)))
+    run(tmp_path / "x.csv", backend)
+    after = [size for _, size in backend.asked][len(coarse_sizes(512)) :]
+    assert all(64 < size < 128 or 256 < size < 512 for size in after)
+    assert after.index(next(size for size in after if size < 128)) == 0  # the first boundary before the larger step
 
 
 def test_a_slope_is_left_once_it_rises_little() -> None:

@@ -14,7 +14,9 @@ from nfp_model.errors import InvalidArgumentError
 def fit(
     records: Annotated[
         Path | None,
-        typer.Argument(help="CSV or JSON of your own timings; without it NVIDIA's published ones are fitted."),
+        typer.Argument(
+            help="CSV or JSON of your own timings, or a folder of files of nfp measure; without it NVIDIA's published ones are fitted."
+        ),
     ] = None,
     hardware: Annotated[str | None, typer.Option(help="Hardware key; a file of timings names its own.")] = None,
     backend: Annotated[

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def measure(
-    kind: Annotated[str, typer.Argument(help="ceilings, gemm, moe, attention or forward.")],
+    kind: Annotated[str, typer.Argument(help="ceilings, gemm, moe, attention, elementwise or forward.")],
     out: Annotated[Path, typer.Option(help="CSV file; an existing one is continued.")],
     minutes: Annotated[float, typer.Option(help="Time budget.")] = 8.0,
     hardware: Annotated[str, typer.Option(help="Hardware key for the header; auto asks the device.")] = "auto",

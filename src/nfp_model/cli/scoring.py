@@ -15,7 +15,10 @@ PROCESSES = 2
 
 def score(
     file: Annotated[
-        Path | None, typer.Argument(help="A CSV or JSON file of your own timings, instead of --dataset.")
+        Path | None,
+        typer.Argument(
+            help="Your own timings instead of --dataset: a CSV or JSON file, or a folder of files of nfp measure."
+        ),
     ] = None,
     dataset: Annotated[str, typer.Option(help="silicon: NVIDIA's published timings.")] = "silicon",
     gpu: Annotated[list[str] | None, typer.Option(help="Only this GPU; repeat for several.")] = None,
@@ -33,7 +36,10 @@ def score(
     ] = None,
     quick: Annotated[bool, typer.Option(help="A few curves of every row.")] = False,
     out: Annotated[
-        Path | None, typer.Option(help="Documentation folder: validation.md, its JSON and pictures.")
+        Path | None,
+        typer.Option(
+            help="Documentation folder: validation.md, its JSON and pictures; of a folder of own timings validation/own.md."
+        ),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
@@ -41,6 +47,7 @@ def score(
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+    from nfp_model.validation.forward_report import write_own_docs
     from nfp_model.validation.report import text_table, write_docs
     from nfp_model.validation.scoring import score as run
 
@@ -56,6 +63,8 @@ def score(
             command=" ".join(["nfp", *sys.argv[1:]]), progress=advance,
         )  # fmt: skip
     if out is not None:
-        for path in write_docs(report, out):
+        own = file is not None and file.is_dir()
+        written = write_own_docs(file, out, report.command) if file is not None and own else write_docs(report, out)
+        for path in written:
             typer.echo(f"wrote {path}", err=True)
     typer.echo(json.dumps(report.to_dict(), indent=1) if as_json else text_table(report))

@@ -7,7 +7,16 @@ from collections.abc import Iterable
 from nfp_model.cost.latency import BoundOperator, Kernel
 from nfp_model.errors import UnsupportedError, unknown_name
 from nfp_model.kernels.selection import select_attention, select_gemm, select_moe
-from nfp_model.operators import Attention, Collective, Elementwise, FusedMoE, Gemm, LinearScan, Operator
+from nfp_model.operators import (
+    Attention,
+    Collective,
+    CompressedAttention,
+    Elementwise,
+    FusedMoE,
+    Gemm,
+    LinearScan,
+    Operator,
+)
 from nfp_model.quantities import element_type
 from nfp_model.specs.calibration import Calibration, Fit, OperatorKind, load_calibration, uncalibrated
 from nfp_model.specs.hardware import HardwareSpec
@@ -20,6 +29,8 @@ def operator_kind(operator: Operator) -> OperatorKind:
     """Which constants an operator needs."""
     if isinstance(operator, Attention):
         return "latent_attention" if operator.latent else "attention"
+    if isinstance(operator, CompressedAttention):
+        return "csa_block" if operator.index_heads else "hca_block"
     kinds: dict[type, OperatorKind] = {
         Gemm: "gemm", FusedMoE: "moe", Elementwise: "elementwise", LinearScan: "linear_scan", Collective: "collective"
     }  # fmt: skip
@@ -28,7 +39,7 @@ def operator_kind(operator: Operator) -> OperatorKind:
 
 def operator_dtype(operator: Operator) -> str:
     """The data type constants are fitted by: weights of GEMMs and experts, cache of attention."""
-    if isinstance(operator, Gemm | FusedMoE):
+    if isinstance(operator, Gemm | FusedMoE | CompressedAttention):
         return element_type(operator.weight_dtype).kernel_format
     return operator.kv_dtype if isinstance(operator, Attention) else "bfloat16"
 

@@ -144,15 +144,15 @@ def row_block_positions() -> sp.Expr:
     r"""Every expert already read: positions until row blocks and matrix work fill the tolerance.
 
     .. math::
-        N = \frac{1}{\kappa B}\left[\frac{P e_f}{F} \left(\theta^p - m^p\right)^{1/p} - \frac{E (b_m - 1)}{2}\right]
+        N = \frac{1}{\kappa B}\left[\frac{P e_f}{F} \left(\theta^p - m^p - (f t_w)^p\right)^{1/p} - \frac{E (b_m - 1)}{2}\right]
 
-    with :math:`\theta = (1 + \epsilon) T_0 - t_0 - Y / (BW e_a)`, m the weight stream with re-reads at the boundary's own
-    block count, and half a block of padding per expert (granularity slack).
+    with :math:`\theta = (1 + \epsilon) T_0 - t_0 - E_w t_e - Y / (BW e_a)`, m the weight stream with re-reads and f the waves
+    at the boundary's own block count, and half a block of padding per expert (granularity slack).
     """
     again = y.NB - y.A
     memory = ((y.A + y.r_u * again) * y.W_u + (y.A + y.r_d * again) * y.W_d) / (y.BW * y.e_b)
-    free = (1 + y.eps) * y.T_0 - y.t_0 - y.Y / (y.BW * y.e_a)
-    rows = y.P * y.e_f / y.F * (free**y.p - memory**y.p) ** (1 / y.p)
+    free = (1 + y.eps) * y.T_0 - y.t_0 - y.E_w * y.t_e - y.Y / (y.BW * y.e_a)
+    rows = y.P * y.e_f / y.F * (free**y.p - memory**y.p - (y.f * y.t_w) ** y.p) ** (1 / y.p)
     return (rows - y.E * (y.b_m - 1) / 2) / (y.K * y.B)
 
 
@@ -175,8 +175,10 @@ def row_blocks_reach(values: Mapping[str, Any]) -> FloatArray:
     )
     bandwidth, p = values["bandwidth"], values["overlap_exponent"]
     row_time = values["moved_bytes"] / (bandwidth * values["activation_efficiency"])
-    free = (1 + values["tolerance"]) * values["baseline_latency"] - values["fixed_time"] - row_time
-    share = np.clip(moved / (bandwidth * values["memory_efficiency"]) / np.maximum(free, 1e-30), 0.0, 1.0)
+    fixed = values["fixed_time"] + values["walked_experts"] * values["expert_time"]
+    free = (1 + values["tolerance"]) * values["baseline_latency"] - fixed - row_time
+    busy = (moved / (bandwidth * values["memory_efficiency"])) ** p + (values["waves"] * values["wave_time"]) ** p
+    share = np.clip(busy ** (1 / p) / np.maximum(free, 1e-30), 0.0, 1.0)
     rows = (
         values["peak"]
         * values["matrix_efficiency"]

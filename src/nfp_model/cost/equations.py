@@ -29,7 +29,7 @@ class Equation:
     latency : sympy.Expr
         T [s].
     terms : dict
-        Name -> expression [s]: ``memory``, ``matrix``, ``chain``, ``fixed``, ``rows``.
+        Name -> expression [s]: ``memory``, ``matrix``, ``chain``, ``fixed``, ``rows``, ``attention``.
     """
 
     latency: sp.Expr
@@ -67,45 +67,82 @@ def gemm() -> Equation:
 
 
 def moe() -> Equation:
-    r"""Fused MoE: A experts read once, further row blocks read a share again, padded blocks computed.
+    r"""Fused MoE: A experts read once, further row blocks read a share again, padded blocks computed, in f waves.
 
     .. math::
-        T = t_0 + \left[\left(\frac{\sum_g (A + r_g (N_B - A)) W_g}{BW e_b}\right)^p
-            + \left(\frac{N_B b_m F}{P e_f}\right)^p\right]^{1/p} + \frac{Y}{BW e_a}
+        T = t_0 + E_w t_e + \left[\left(\frac{\sum_g (A + r_g (N_B - A)) W_g}{BW e_b}\right)^p
+            + \left(\frac{N_B b_m F}{P e_f}\right)^p + (f t_w)^p\right]^{1/p} + \frac{Y}{BW e_a}
     """
     again = y.NB - y.A
     weights = (y.A + y.r_u * again) * y.W_u + (y.A + y.r_d * again) * y.W_d
     memory = weights / (y.BW * y.e_b)
     matrix = y.NB * y.b_m * y.F / (y.P * y.e_f)
+    chain = y.f * y.t_w
     rows = y.Y / (y.BW * y.e_a)
-    latency = y.t_0 + overlapped(y.p, memory, matrix) + rows
-    return Equation(latency, {"memory": memory, "matrix": matrix, "rows": rows, "fixed": y.t_0})
+    fixed = y.t_0 + y.E_w * y.t_e
+    latency = fixed + overlapped(y.p, memory, matrix, chain) + rows
+    return Equation(latency, {"memory": memory, "matrix": matrix, "chain": chain, "rows": rows, "fixed": fixed})
 
 
 def attention() -> Equation:
     r"""Decode attention: the KV stream, waves of CTAs walking 128-key steps, and the matrix rate, side by side.
 
     .. math::
-        T = t_0 + t_b B + \left[\left(\frac{V}{BW e_b}\right)^p + (f (t_c + q \tau d \rho))^p
-            + \left(\frac{G}{P e_f}\right)^p\right]^{1/p} + \sigma t_s
+        T = t_0 + t_b B_p + f_x t_c \rho + \left[\left(\frac{V + V_s}{BW e_b}\right)^p
+            + \left((f_h t_c + f q \tau d) \rho\right)^p + \left(\frac{G}{P e_f}\right)^p\right]^{1/p} + c_p t_s
     """
-    memory = y.V / (y.BW * y.e_b)
-    chain = y.f * (y.t_c + y.q * y.tau * y.d * y.rho)
+    memory = (y.V + y.V_s) / (y.BW * y.e_b)
+    chain = (y.f_h * y.t_c + y.f * y.q * y.tau * y.d) * y.rho
     matrix = y.G / (y.P * y.e_f)
-    fixed = y.t_0 + y.t_b * y.B + y.sigma * y.t_s
+    fixed = y.t_0 + y.t_b * y.B_p + y.f_x * y.t_c * y.rho + y.c_p * y.t_s
     return Equation(
         fixed + overlapped(y.p, memory, chain, matrix),
         {"memory": memory, "chain": chain, "matrix": matrix, "fixed": fixed},
     )
 
 
+def block() -> Equation:
+    r"""A whole attention block: projections as one GEMM, then attention, indexer and row traffic one after the other.
+
+    .. math::
+        T = t_0 + \left[\left(\frac{W}{BW e_b}\right)^p + \left(\frac{M F}{P e_f}\right)^p\right]^{1/p}
+            + \frac{G}{P_a e_g} + \frac{I_x}{P_i e_i} + f_k t_k + \frac{Y}{BW e_a}
+    """
+    memory = y.W / (y.BW * y.e_b)
+    matrix = y.M * y.F / (y.P * y.e_f)
+    attention_time = y.G / (y.P_a * y.e_g) + y.I_x / (y.P_i * y.e_i) + y.f_k * y.t_k
+    rows = y.Y / (y.BW * y.e_a)
+    latency = y.t_0 + overlapped(y.p, memory, matrix) + attention_time + rows
+    return Equation(
+        latency, {"memory": memory, "matrix": matrix, "attention": attention_time, "rows": rows, "fixed": y.t_0}
+    )
+
+
 def stream() -> Equation:
-    r"""Bandwidth-bound work and collectives: :math:`T = t_0 + Y / (BW e_b)`; BW is the link's for a collective."""
+    r"""Bandwidth-bound work: :math:`T = t_0 + Y / (BW e_b)`."""
     memory = y.Y / (y.BW * y.e_b)
     return Equation(y.t_0 + memory, {"memory": memory, "fixed": y.t_0})
 
 
-_BUILDERS = {"gemm": gemm, "moe": moe, "attention": attention, "stream": stream}
+def collective() -> Equation:
+    r"""Communication between r ranks: latency by ranks and exchanges, and the bytes that cross a link, by the faster algorithm.
+
+    .. math::
+        T = t_0 + t_r r_2 + x_g t_x + \frac{Y}{BW e_b}
+    """
+    memory = y.Y / (y.BW * y.e_b)
+    fixed = y.t_0 + y.t_r * y.r_2 + y.x_g * y.t_x
+    return Equation(fixed + memory, {"memory": memory, "fixed": fixed})
+
+
+_BUILDERS = {
+    "gemm": gemm,
+    "moe": moe,
+    "attention": attention,
+    "block": block,
+    "stream": stream,
+    "collective": collective,
+}
 
 KINDS = tuple(_BUILDERS)
 """Operator kinds with an equation of their own."""
@@ -117,7 +154,7 @@ def equation(kind: str) -> Equation:
 
     Parameters
     ----------
-    kind : {"gemm", "moe", "attention", "stream"}
+    kind : {"gemm", "moe", "attention", "block", "stream", "collective"}
         Which.
 
     Examples

@@ -8,8 +8,8 @@ from typing import Any
 
 from numpy import sqrt, square
 
-PER_TIME = frozenset(['bandwidth', 'peak'])
-TIMES = frozenset(['baseline_latency', 'chain_time', 'cta_time', 'fixed_time', 'free_time', 'sequence_time', 'split_time', 'step_time'])
+PER_TIME = frozenset(['attention_peak', 'bandwidth', 'index_peak', 'peak'])
+TIMES = frozenset(['baseline_latency', 'chain_time', 'cta_time', 'exchange_time', 'expert_time', 'fixed_time', 'free_time', 'rank_time', 'selection_time', 'sequence_time', 'split_time', 'step_time', 'wave_time'])
 
 
 def gemm_latency(BW: Any, M: Any, P: Any, SM: Any, W: Any, a: Any, b_m: Any, b_n: Any, e_b: Any, e_f: Any, f: Any, k: Any, k_c: Any, n: Any, p: Any, r: Any, s: Any, sigma: Any, t_0: Any, t_s: Any, u: Any, x: Any) -> Any:
@@ -35,10 +35,10 @@ def gemm_fixed(sigma: Any, t_0: Any, t_s: Any) -> Any:
     return sigma*t_s + t_0
 
 
-def moe_latency(A: Any, BW: Any, F: Any, N_B: Any, P: Any, W_d: Any, W_u: Any, Y: Any, b_m: Any, e_a: Any, e_b: Any, e_f: Any, p: Any, r_d: Any, r_u: Any, t_0: Any) -> Any:
+def moe_latency(A: Any, BW: Any, E_w: Any, F: Any, N_B: Any, P: Any, W_d: Any, W_u: Any, Y: Any, b_m: Any, e_a: Any, e_b: Any, e_f: Any, f: Any, p: Any, r_d: Any, r_u: Any, t_0: Any, t_e: Any, t_w: Any) -> Any:
     x0 = BW**(-1.0)
     x1 = -A + N_B
-    return Y*x0/e_a + t_0 + ((x0*(W_d*(A + r_d*x1) + W_u*(A + r_u*x1))/e_b)**p + (F*N_B*b_m/(P*e_f))**p)**(p**(-1.0))
+    return E_w*t_e + Y*x0/e_a + t_0 + ((f*t_w)**p + (x0*(W_d*(A + r_d*x1) + W_u*(A + r_u*x1))/e_b)**p + (F*N_B*b_m/(P*e_f))**p)**(p**(-1.0))
 
 
 def moe_memory(A: Any, BW: Any, N_B: Any, W_d: Any, W_u: Any, e_b: Any, r_d: Any, r_u: Any) -> Any:
@@ -50,32 +50,61 @@ def moe_matrix(F: Any, N_B: Any, P: Any, b_m: Any, e_f: Any) -> Any:
     return F*N_B*b_m/(P*e_f)
 
 
+def moe_chain(f: Any, t_w: Any) -> Any:
+    return f*t_w
+
+
 def moe_rows(BW: Any, Y: Any, e_a: Any) -> Any:
     return Y/(BW*e_a)
 
 
-def moe_fixed(t_0: Any) -> Any:
-    return t_0
+def moe_fixed(E_w: Any, t_0: Any, t_e: Any) -> Any:
+    return E_w*t_e + t_0
 
 
-def attention_latency(B: Any, BW: Any, G: Any, P: Any, V: Any, d: Any, e_b: Any, e_f: Any, f: Any, p: Any, q: Any, rho: Any, sigma: Any, t_0: Any, t_b: Any, t_c: Any, t_s: Any, tau: Any) -> Any:
-    return B*t_b + sigma*t_s + t_0 + ((f*(d*q*rho*tau + t_c))**p + (V/(BW*e_b))**p + (G/(P*e_f))**p)**(p**(-1.0))
+def attention_latency(BW: Any, B_p: Any, G: Any, P: Any, V: Any, V_s: Any, c_p: Any, d: Any, e_b: Any, e_f: Any, f: Any, f_h: Any, f_x: Any, p: Any, q: Any, rho: Any, t_0: Any, t_b: Any, t_c: Any, t_s: Any, tau: Any) -> Any:
+    return B_p*t_b + c_p*t_s + f_x*rho*t_c + t_0 + ((rho*(d*f*q*tau + f_h*t_c))**p + ((V + V_s)/(BW*e_b))**p + (G/(P*e_f))**p)**(p**(-1.0))
 
 
-def attention_memory(BW: Any, V: Any, e_b: Any) -> Any:
-    return V/(BW*e_b)
+def attention_memory(BW: Any, V: Any, V_s: Any, e_b: Any) -> Any:
+    return (V + V_s)/(BW*e_b)
 
 
-def attention_chain(d: Any, f: Any, q: Any, rho: Any, t_c: Any, tau: Any) -> Any:
-    return f*(d*q*rho*tau + t_c)
+def attention_chain(d: Any, f: Any, f_h: Any, q: Any, rho: Any, t_c: Any, tau: Any) -> Any:
+    return rho*(d*f*q*tau + f_h*t_c)
 
 
 def attention_matrix(G: Any, P: Any, e_f: Any) -> Any:
     return G/(P*e_f)
 
 
-def attention_fixed(B: Any, sigma: Any, t_0: Any, t_b: Any, t_s: Any) -> Any:
-    return B*t_b + sigma*t_s + t_0
+def attention_fixed(B_p: Any, c_p: Any, f_x: Any, rho: Any, t_0: Any, t_b: Any, t_c: Any, t_s: Any) -> Any:
+    return B_p*t_b + c_p*t_s + f_x*rho*t_c + t_0
+
+
+def block_latency(BW: Any, F: Any, G: Any, I_x: Any, M: Any, P: Any, P_a: Any, P_i: Any, W: Any, Y: Any, e_a: Any, e_b: Any, e_f: Any, e_g: Any, e_i: Any, f_k: Any, p: Any, t_0: Any, t_k: Any) -> Any:
+    x0 = BW**(-1.0)
+    return G/(P_a*e_g) + I_x/(P_i*e_i) + Y*x0/e_a + f_k*t_k + t_0 + ((W*x0/e_b)**p + (F*M/(P*e_f))**p)**(p**(-1.0))
+
+
+def block_memory(BW: Any, W: Any, e_b: Any) -> Any:
+    return W/(BW*e_b)
+
+
+def block_matrix(F: Any, M: Any, P: Any, e_f: Any) -> Any:
+    return F*M/(P*e_f)
+
+
+def block_attention(G: Any, I_x: Any, P_a: Any, P_i: Any, e_g: Any, e_i: Any, f_k: Any, t_k: Any) -> Any:
+    return G/(P_a*e_g) + I_x/(P_i*e_i) + f_k*t_k
+
+
+def block_rows(BW: Any, Y: Any, e_a: Any) -> Any:
+    return Y/(BW*e_a)
+
+
+def block_fixed(t_0: Any) -> Any:
+    return t_0
 
 
 def stream_latency(BW: Any, Y: Any, e_b: Any, t_0: Any) -> Any:
@@ -90,23 +119,45 @@ def stream_fixed(t_0: Any) -> Any:
     return t_0
 
 
+def collective_latency(BW: Any, Y: Any, e_b: Any, r_2: Any, t_0: Any, t_r: Any, t_x: Any, x_g: Any) -> Any:
+    return r_2*t_r + t_0 + t_x*x_g + Y/(BW*e_b)
+
+
+def collective_memory(BW: Any, Y: Any, e_b: Any) -> Any:
+    return Y/(BW*e_b)
+
+
+def collective_fixed(r_2: Any, t_0: Any, t_r: Any, t_x: Any, x_g: Any) -> Any:
+    return r_2*t_r + t_0 + t_x*x_g
+
+
 FUNCTIONS: dict[tuple[str, str | None], tuple[tuple[str, ...], Callable[..., Any]]] = {
     ('gemm', None): (('bandwidth', 'rows', 'peak', 'sm_count', 'weight_bytes', 'row_bytes', 'tile_rows', 'tile_columns', 'memory_efficiency', 'matrix_efficiency', 'waves', 'in_features', 'chain_time', 'out_features', 'overlap_exponent', 'reread_share', 'splits', 'is_split', 'fixed_time', 'split_time', 'idle_share', 'rereads'), gemm_latency),
     ('gemm', 'memory'): (('bandwidth', 'rows', 'weight_bytes', 'row_bytes', 'memory_efficiency', 'out_features', 'reread_share', 'splits', 'is_split', 'rereads'), gemm_memory),
     ('gemm', 'matrix'): (('peak', 'sm_count', 'tile_rows', 'tile_columns', 'matrix_efficiency', 'waves', 'in_features', 'reread_share', 'splits', 'idle_share'), gemm_matrix),
     ('gemm', 'chain'): (('waves', 'in_features', 'chain_time', 'reread_share', 'splits', 'idle_share'), gemm_chain),
     ('gemm', 'fixed'): (('is_split', 'fixed_time', 'split_time'), gemm_fixed),
-    ('moe', None): (('experts_touched', 'bandwidth', 'row_flop', 'row_blocks', 'peak', 'down_bytes', 'up_bytes', 'moved_bytes', 'tile_rows', 'activation_efficiency', 'memory_efficiency', 'matrix_efficiency', 'overlap_exponent', 'reread_down', 'reread_up', 'fixed_time'), moe_latency),
+    ('moe', None): (('experts_touched', 'bandwidth', 'walked_experts', 'row_flop', 'row_blocks', 'peak', 'down_bytes', 'up_bytes', 'moved_bytes', 'tile_rows', 'activation_efficiency', 'memory_efficiency', 'matrix_efficiency', 'waves', 'overlap_exponent', 'reread_down', 'reread_up', 'fixed_time', 'expert_time', 'wave_time'), moe_latency),
     ('moe', 'memory'): (('experts_touched', 'bandwidth', 'row_blocks', 'down_bytes', 'up_bytes', 'memory_efficiency', 'reread_down', 'reread_up'), moe_memory),
     ('moe', 'matrix'): (('row_flop', 'row_blocks', 'peak', 'tile_rows', 'matrix_efficiency'), moe_matrix),
+    ('moe', 'chain'): (('waves', 'wave_time'), moe_chain),
     ('moe', 'rows'): (('bandwidth', 'moved_bytes', 'activation_efficiency'), moe_rows),
-    ('moe', 'fixed'): (('fixed_time',), moe_fixed),
-    ('attention', None): (('batch', 'bandwidth', 'padded_flop', 'peak', 'kv_bytes', 'step_width', 'memory_efficiency', 'matrix_efficiency', 'waves', 'overlap_exponent', 'key_steps', 'tile_cost', 'is_split', 'fixed_time', 'sequence_time', 'cta_time', 'split_time', 'step_time'), attention_latency),
-    ('attention', 'memory'): (('bandwidth', 'kv_bytes', 'memory_efficiency'), attention_memory),
-    ('attention', 'chain'): (('step_width', 'waves', 'key_steps', 'tile_cost', 'cta_time', 'step_time'), attention_chain),
+    ('moe', 'fixed'): (('walked_experts', 'fixed_time', 'expert_time'), moe_fixed),
+    ('attention', None): (('bandwidth', 'planned', 'padded_flop', 'peak', 'kv_bytes', 'side_bytes', 'passes', 'step_width', 'memory_efficiency', 'matrix_efficiency', 'waves', 'hidden_starts', 'exposed_starts', 'overlap_exponent', 'key_steps', 'tile_cost', 'fixed_time', 'sequence_time', 'cta_time', 'split_time', 'step_time'), attention_latency),
+    ('attention', 'memory'): (('bandwidth', 'kv_bytes', 'side_bytes', 'memory_efficiency'), attention_memory),
+    ('attention', 'chain'): (('step_width', 'waves', 'hidden_starts', 'key_steps', 'tile_cost', 'cta_time', 'step_time'), attention_chain),
     ('attention', 'matrix'): (('padded_flop', 'peak', 'matrix_efficiency'), attention_matrix),
-    ('attention', 'fixed'): (('batch', 'is_split', 'fixed_time', 'sequence_time', 'split_time'), attention_fixed),
+    ('attention', 'fixed'): (('planned', 'passes', 'exposed_starts', 'tile_cost', 'fixed_time', 'sequence_time', 'cta_time', 'split_time'), attention_fixed),
+    ('block', None): (('bandwidth', 'row_flop', 'padded_flop', 'index_flop', 'rows', 'peak', 'attention_peak', 'index_peak', 'weight_bytes', 'moved_bytes', 'activation_efficiency', 'memory_efficiency', 'matrix_efficiency', 'attention_efficiency', 'index_efficiency', 'selection_waves', 'overlap_exponent', 'fixed_time', 'selection_time'), block_latency),
+    ('block', 'memory'): (('bandwidth', 'weight_bytes', 'memory_efficiency'), block_memory),
+    ('block', 'matrix'): (('row_flop', 'rows', 'peak', 'matrix_efficiency'), block_matrix),
+    ('block', 'attention'): (('padded_flop', 'index_flop', 'attention_peak', 'index_peak', 'attention_efficiency', 'index_efficiency', 'selection_waves', 'selection_time'), block_attention),
+    ('block', 'rows'): (('bandwidth', 'moved_bytes', 'activation_efficiency'), block_rows),
+    ('block', 'fixed'): (('fixed_time',), block_fixed),
     ('stream', None): (('bandwidth', 'moved_bytes', 'memory_efficiency', 'fixed_time'), stream_latency),
     ('stream', 'memory'): (('bandwidth', 'moved_bytes', 'memory_efficiency'), stream_memory),
     ('stream', 'fixed'): (('fixed_time',), stream_fixed),
+    ('collective', None): (('bandwidth', 'moved_bytes', 'memory_efficiency', 'further_ranks', 'fixed_time', 'rank_time', 'exchange_time', 'exchanges'), collective_latency),
+    ('collective', 'memory'): (('bandwidth', 'moved_bytes', 'memory_efficiency'), collective_memory),
+    ('collective', 'fixed'): (('further_ranks', 'fixed_time', 'rank_time', 'exchange_time', 'exchanges'), collective_fixed),
 }

@@ -16,7 +16,7 @@ from sympy.printing.numpy import NumPyPrinter
 from nfp_model.cost.equations import KINDS, equation
 from nfp_model.cost.symbols import SYMBOLS
 
-PER_TIME = ("bandwidth", "peak")
+PER_TIME = ("bandwidth", "peak", "attention_peak", "index_peak")
 """Symbols with seconds in the denominator."""
 
 _CALLED = {"sqrt": np.sqrt, "square": np.square}

@@ -7,14 +7,16 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from nfp_model.kernels.attention import attention_counts, serial_steps
+from nfp_model.kernels.attention import attention_counts
 from nfp_model.kernels.counts import AttentionCounts, FloatArray, GemmCounts, IntArray, MoECounts
 from nfp_model.kernels.gemm import gemm_counts
 from nfp_model.kernels.moe import moe_counts
+from nfp_model.kernels.steps import ceil_ratio, round_up
 from nfp_model.operators import (
     ACTIVATION_BYTES,
     Attention,
     Collective,
+    CompressedAttention,
     Elementwise,
     FusedMoE,
     Gemm,
@@ -23,7 +25,14 @@ from nfp_model.operators import (
 )
 from nfp_model.quantities import element_type
 from nfp_model.specs.attention_kernel import AttentionKernel
-from nfp_model.specs.calibration import Constants, GemmConstants, MoEConstants, StreamConstants
+from nfp_model.specs.calibration import (
+    BlockConstants,
+    CollectiveConstants,
+    Constants,
+    GemmConstants,
+    MoEConstants,
+    StreamConstants,
+)
 from nfp_model.specs.gemm_kernel import GemmKernel
 from nfp_model.specs.hardware import HardwareSpec
 from nfp_model.specs.moe_kernel import MoEKernel
@@ -31,7 +40,9 @@ from nfp_model.specs.moe_kernel import MoEKernel
 if TYPE_CHECKING:
     from nfp_model.cost.latency import BoundOperator
 
-HELPERS = frozenset({"rereads_up", "rereads_down", "fair_step", "launches"})
+HELPERS = frozenset(
+    {"rereads_up", "rereads_down", "reread_weight", "fixed_share", "fair_step", "launches", "reductions"}
+)
 """Shape inputs that are no symbols: what the constants are applied to."""
 
 STEP_BYTES = 65536.0
@@ -40,6 +51,13 @@ STEP_BYTES = 65536.0
 TILE_COST_ROWS = (8, 16, 32, 64, 128)
 TILE_COST = (1.0 / 1.68, 1.2 / 1.68, 1.48 / 1.68, 1.0, 2.2 / 1.68)
 """Relative time of a key step by query-tile rows, 64 rows = 1: FlashInfer's TRT-LLM-gen cost table (fmhaKernels.cuh)."""
+
+
+SPARSE_TILE_HEADS = 128
+SPARSE_TILE_KEYS = 128
+"""Query heads of one token, and keys, that sparse attention over a compressed cache is padded to [heads], [tokens]: inferred from
+the public timings of B200 and H100, fit half, where 8 to 128 heads take nearly the same time (64 heads and single keys leave
+twice the error of shapes left out in turn)."""
 
 
 def equation_inputs(bound: BoundOperator, tokens: IntArray) -> tuple[str, dict[str, Any]]:
@@ -55,7 +73,8 @@ def shape_inputs(
     """Equation kind and everything the fitted constants do not touch: datasheet, shape, exact counts.
 
     A fit computes these once per shape and moves only :func:`constant_inputs`. Besides symbols, the mapping holds what the
-    constants are applied to: ``rereads_up`` and ``rereads_down`` (MoE), ``fair_step`` (attention), ``launches`` (streams).
+    constants are applied to: ``rereads_up``, ``rereads_down``, ``reread_weight`` and
+    ``fixed_share`` (MoE), ``fair_step`` (attention), ``launches`` and ``reductions`` (streams).
     """
     operator = bound.operator
     if isinstance(operator, Gemm):
@@ -64,14 +83,25 @@ def shape_inputs(
         return "moe", moe_inputs(bound, operator, tokens)
     if isinstance(operator, Attention):
         return "attention", attention_inputs(bound, operator, tokens)
+    if isinstance(operator, CompressedAttention):
+        return "block", block_inputs(bound, operator, tokens)
+    if isinstance(operator, Collective):
+        return "collective", collective_inputs(bound, operator, tokens)
     return "stream", stream_inputs(bound, operator, tokens)
 
 
 def constant_inputs(constants: Constants, shape: Mapping[str, Any]) -> dict[str, Any]:
     """Symbol values the fitted constants give, for the shape inputs of the same operator kind."""
+    if isinstance(constants, CollectiveConstants):
+        return {
+            "fixed_time": constants.fixed_time_s,
+            "memory_efficiency": constants.memory_efficiency,
+            "exchange_time": constants.exchange_time_s,
+            "rank_time": constants.rank_time_s,
+        }
     if isinstance(constants, StreamConstants):
         return {
-            "fixed_time": constants.fixed_time_s * shape["launches"],
+            "fixed_time": constants.fixed_time_s * shape["launches"] + constants.reduction_time_s * shape["reductions"],
             "memory_efficiency": constants.memory_efficiency,
         }
     common = {
@@ -88,8 +118,18 @@ def constant_inputs(constants: Constants, shape: Mapping[str, Any]) -> dict[str,
         }
     if isinstance(constants, MoEConstants):
         return common | {
-            "reread_up": np.where(shape["rereads_up"], 1.0, constants.reread_share),
-            "reread_down": np.where(shape["rereads_down"], 1.0, constants.reread_share),
+            "fixed_time": constants.fixed_time_s * shape["fixed_share"],
+            "reread_up": np.where(shape["rereads_up"], 1.0, constants.reread_share * shape["reread_weight"]),
+            "reread_down": np.where(shape["rereads_down"], 1.0, constants.reread_share * shape["reread_weight"]),
+            "activation_efficiency": constants.activation_efficiency,
+            "wave_time": constants.wave_time_s,
+            "expert_time": constants.expert_time_s,
+        }
+    if isinstance(constants, BlockConstants):
+        return common | {
+            "attention_efficiency": constants.attention_efficiency,
+            "index_efficiency": constants.index_efficiency,
+            "selection_time": constants.selection_time_s,
             "activation_efficiency": constants.activation_efficiency,
         }
     return common | {
@@ -142,20 +182,26 @@ def moe_inputs(bound: BoundOperator, operator: FusedMoE, tokens: IntArray) -> di
         "rereads_up": counts.rereads_up,
         "rereads_down": counts.rereads_down,
         "row_flop": operator.flop_per_routed_row,
-        "moved_bytes": moe_row_bytes(operator, counts, tokens),
+        "moved_bytes": moe_row_bytes(kernel, operator, counts, tokens),
+        "reread_weight": counts.reread_weight,
+        "fixed_share": counts.fixed_share,
+        "waves": counts.waves,
+        "walked_experts": float(operator.local_experts if kernel.walks_experts else 0),
     }
 
 
-def moe_row_bytes(operator: FusedMoE, counts: MoECounts, tokens: IntArray) -> FloatArray:
+def moe_row_bytes(kernel: MoEKernel, operator: FusedMoE, counts: MoECounts, tokens: IntArray) -> FloatArray:
     """Row traffic of a fused MoE [B].
 
     With R rows routed to this rank's experts and M k pairs over all ranks, in 16 bits::
 
         4 h R              rows gathered, results of the second GEMM written
-        (6 i + 2 h) M k    activation over gate and up rows, weighted sum over the choices: every pair, local or not
+        (6 i + 2 h) Q      activation over gate and up rows, weighted sum over the choices
         4 h M              input and output
+
+    Q is every pair, M k, local or not; R where the kernel keeps its own rank's rows alone.
     """
-    pairs = tokens * operator.top_k
+    pairs = counts.routed_rows if kernel.keeps_local_rows else tokens * operator.top_k
     everywhere = pairs * (3 * operator.local_width + operator.hidden_size)
     local = 2 * counts.routed_rows * operator.hidden_size
     return np.asarray(ACTIVATION_BYTES * (local + everywhere + 2.0 * operator.hidden_size * tokens))
@@ -166,20 +212,54 @@ def attention_inputs(bound: BoundOperator, operator: Attention, positions: IntAr
     kernel, hardware = bound.kernel, bound.hardware
     assert isinstance(kernel, AttentionKernel)
     counts = attention_counts(kernel, hardware, operator, positions)
+    cache = attention_bytes(operator, positions)
     width = (operator.head_dim + operator.values_dim) / 256.0 * element_type(operator.kv_dtype).bytes / 2.0
     return {
         "bandwidth": hardware.memory_bandwidth_bytes_per_s,
-        "peak": hardware.peak_flop_per_s["bfloat16"],
-        "batch": float(operator.batch_size),
-        "kv_bytes": attention_bytes(operator, positions),
+        "peak": attention_peak(kernel, hardware, operator),
+        "kv_bytes": cache,
+        "side_bytes": query_bytes(operator, positions) + (kernel.cache_traffic - 1.0) * cache,
         "waves": counts.waves,
-        "key_steps": serial_steps(counts.keys, counts.splits),
-        "step_width": width,
+        "hidden_starts": counts.hidden_starts,
+        "exposed_starts": counts.exposed_starts,
+        "passes": counts.passes,
+        "planned": counts.planned,
+        "key_steps": counts.key_steps,
+        "step_width": width * counts.step_cost,
         "tile_cost": np.interp(counts.tile_rows, TILE_COST_ROWS, TILE_COST),
         "padded_flop": _padded_attention_flop(operator, counts),
-        "is_split": (counts.splits > 1).astype(np.float64),
         "fair_step": STEP_BYTES * hardware.sm_count / hardware.memory_bandwidth_bytes_per_s,
     }
+
+
+def block_inputs(bound: BoundOperator, operator: CompressedAttention, positions: IntArray) -> dict[str, Any]:
+    """Shape inputs of the equation of an attention block, shape (positions,)."""
+    hardware, rows = bound.hardware, positions * float(operator.batch_size)
+    sixteen = hardware.peak_flop_per_s["bfloat16"]
+    return {
+        "bandwidth": hardware.memory_bandwidth_bytes_per_s,
+        "peak": hardware.peak(operator.weight_dtype, "bfloat16"),
+        "attention_peak": sixteen,
+        "index_peak": hardware.peak_flop_per_s.get("fp8", sixteen),
+        "weight_bytes": operator.weight_bytes,
+        "rows": rows,
+        "row_flop": 2.0 * operator.weight_elements,
+        "padded_flop": operator.attention_flop(
+            positions,
+            float(round_up(operator.num_query_heads, SPARSE_TILE_HEADS)),
+            ceil_ratio(operator.keys_seen(positions), SPARSE_TILE_KEYS) * SPARSE_TILE_KEYS,
+        ),
+        # One position goes through the decode path, which shows no such step in the public timings.
+        "selection_waves": ceil_ratio(operator.selecting_rows(positions), hardware.sm_count) * (positions > 1),
+        "index_flop": operator.index_flop(positions),
+        "moved_bytes": operator.activation_bytes_per_row * rows + operator.index_bytes(),
+    }
+
+
+def attention_peak(kernel: AttentionKernel, hardware: HardwareSpec, operator: Attention) -> float:
+    """Matrix peak of the type attention multiplies in: 8 bits where the kernel keeps an 8-bit cache so, else 16 [FLOP/s]."""
+    eight = kernel.eight_bit_math and element_type(operator.kv_dtype).bytes <= 1
+    return hardware.peak("fp8", "fp8") if eight else hardware.peak_flop_per_s["bfloat16"]
 
 
 def _padded_attention_flop(operator: Attention, counts: AttentionCounts) -> FloatArray:
@@ -195,18 +275,54 @@ def attention_bytes(operator: Attention, positions: IntArray) -> FloatArray:
     return np.asarray((cached + positions) * operator.batch_size * operator.cache_bytes_per_token)
 
 
+def query_bytes(operator: Attention, positions: IntArray) -> FloatArray:
+    """Bytes of the queries read and the outputs written in 16 bits: B N H (d_k + d_v) x 2 [B]."""
+    width = operator.head_dim + operator.values_dim
+    return np.asarray(
+        ACTIVATION_BYTES * width * operator.num_query_heads * operator.batch_size * positions, dtype=np.float64
+    )
+
+
 def stream_inputs(bound: BoundOperator, operator: Operator, rows: IntArray) -> dict[str, Any]:
-    """Shape inputs of the streaming equation, shape (rows,)."""
+    """Shape inputs of the streaming equation, shape (rows,).
+
+    ``launches`` and ``reductions`` are counts; a reduction along each of M rows counts 1.5 - M^-1/2 times: our H100 timings of
+    norms and routers (``validation/data/h100/elementwise.csv``) rise threefold over the first rows and then hardly more.
+    """
     hardware = bound.hardware
-    launches, bandwidth = 1, hardware.memory_bandwidth_bytes_per_s
+    launches: FloatArray = np.ones(rows.shape)
+    reductions: FloatArray = np.zeros(rows.shape)
     if isinstance(operator, Elementwise):
-        launches, moved = operator.launches, operator.fixed_bytes + operator.bytes_per_row * rows
-    elif isinstance(operator, LinearScan):
-        moved = operator.state_bytes + operator.bytes_per_row * rows
+        launches = operator.launches + operator.several_rows_launches * np.greater(rows, 1.0)
+        reductions = np.asarray(operator.reductions * (1.5 - rows**-0.5))
+        moved = operator.fixed_bytes + operator.bytes_per_row * rows
     else:
-        assert isinstance(operator, Collective)
-        moved, bandwidth = collective_bytes(operator) * rows, link_bandwidth(hardware, operator.ranks)
-    return {"bandwidth": bandwidth, "moved_bytes": np.asarray(moved, dtype=np.float64), "launches": launches}
+        assert isinstance(operator, LinearScan)
+        moved = operator.state_bytes + operator.bytes_per_row * rows
+    return {
+        "bandwidth": hardware.memory_bandwidth_bytes_per_s,
+        "moved_bytes": np.asarray(moved, dtype=np.float64),
+        "launches": launches,
+        "reductions": reductions,
+    }
+
+
+def collective_inputs(bound: BoundOperator, operator: Collective, rows: IntArray) -> dict[str, Any]:
+    """Shape inputs of a collective, shape (algorithms, rows): an all-reduce may also send everything to every rank at once.
+
+    One exchange moves (r - 1) payloads over a rank's link, reduce-scatter and all-gather together 2 (r - 1) / r with one more
+    exchange; vLLM (``csrc/custom_all_reduce.cuh``) and TensorRT-LLM choose between the two by size, here the faster counts.
+    """
+    two_exchanges = collective_bytes(operator) * rows
+    moved, exchanges = [two_exchanges], [0.0]
+    if operator.kind == "all_reduce":
+        moved, exchanges = [two_exchanges, (operator.ranks - 1) * operator.bytes_per_row * rows], [1.0, 0.0]
+    return {
+        "bandwidth": link_bandwidth(bound.hardware, operator.ranks),
+        "moved_bytes": np.array(moved, dtype=np.float64),
+        "exchanges": np.array(exchanges)[:, None],
+        "further_ranks": float(max(operator.ranks - 2, 0)),
+    }
 
 
 def collective_bytes(operator: Collective) -> float:
@@ -228,7 +344,7 @@ def link_bandwidth(hardware: HardwareSpec, ranks: int) -> float:
 def useful_matrix_seconds(bound: BoundOperator, tokens: IntArray) -> FloatArray:
     """Matrix time of the useful rows alone, without tile, wave or block padding, at the fitted efficiency [s]."""
     operator, constants = bound.operator, bound.fit.values()
-    if isinstance(constants, StreamConstants):
+    if isinstance(constants, StreamConstants | CollectiveConstants):
         return np.zeros(tokens.size)
     if isinstance(operator, Gemm):
         flop, peak = (
@@ -238,6 +354,9 @@ def useful_matrix_seconds(bound: BoundOperator, tokens: IntArray) -> FloatArray:
     elif isinstance(operator, FusedMoE):
         share = operator.top_k / operator.expert_parallel
         flop, peak = operator.flop_per_routed_row * share * tokens, bound.hardware.peak(operator.weight_dtype)
+    elif isinstance(operator, CompressedAttention):
+        flop = 2.0 * operator.weight_elements * operator.batch_size * tokens
+        peak = bound.hardware.peak(operator.weight_dtype, "bfloat16")
     else:
         assert isinstance(operator, Attention)
         keys = sum(operator.keys_before(c) for c in operator.context_lengths) / len(operator.context_lengths)

@@ -19,6 +19,7 @@ from nfp_model.kernels.gemm_menu import PRUNING_ROWS, menu_key, pruning_limit
 from nfp_model.kernels.moe import moe_edges, moe_row
 from nfp_model.operators import (
     Attention,
+    Elementwise,
     FusedMoE,
     Gemm,
     Operator,
@@ -61,7 +62,7 @@ class BoundOperator:
         counted = self._count(tokens)
         if isinstance(self.operator, Gemm):
             return _gemm_seconds(self, self.operator, counted)
-        return np.broadcast_to(evaluate(*equation_inputs(self, counted)), counted.shape)
+        return np.broadcast_to(np.atleast_2d(evaluate(*equation_inputs(self, counted))).min(axis=0), counted.shape)
 
     def seconds_with(self, sets: Sequence[Constants], tokens: IntArray) -> list[FloatArray]:
         """Latency under other sets of constants while every GEMM keeps the tile that wins under its own [s].
@@ -73,7 +74,7 @@ class BoundOperator:
             counts = _winning_counts(self, self.operator, self.kernel, tokens)
         kind, shape = shape_inputs(self, tokens, counts)
         results = [evaluate(kind, {**shape, **constant_inputs(constants, shape)}) for constants in sets]
-        return [np.broadcast_to(np.atleast_2d(result)[0], tokens.shape) for result in results]
+        return [np.broadcast_to(np.atleast_2d(result).min(axis=0), tokens.shape) for result in results]
 
     def terms(self, tokens: npt.ArrayLike) -> dict[str, FloatArray]:
         """The equation's terms at the winning menu entry, with the ideal matrix time of useful rows alone [s].
@@ -85,7 +86,11 @@ class BoundOperator:
         kind, inputs = equation_inputs(self, counted)
         total = np.atleast_2d(evaluate(kind, inputs))
         winner = np.broadcast_to(total, (total.shape[0], counted.size)).argmin(axis=0)
-        names = {"gemm": ("memory", "matrix", "chain", "fixed"), "moe": ("memory", "matrix", "rows", "fixed")}
+        names = {
+            "gemm": ("memory", "matrix", "chain", "fixed"),
+            "moe": ("memory", "matrix", "chain", "rows", "fixed"),
+            "block": ("memory", "matrix", "attention", "rows", "fixed"),
+        }
         wanted = names.get(kind, ("memory", "chain", "matrix", "fixed") if kind == "attention" else ("memory", "fixed"))
         parts = {name: _pick(evaluate(kind, inputs, name), winner) for name in wanted}
         parts["total"] = _pick(total, winner)
@@ -109,6 +114,8 @@ class BoundOperator:
             return moe_edges(self.kernel, self.hardware, self.operator, max_tokens)
         if isinstance(self.operator, Attention) and isinstance(self.kernel, AttentionKernel):
             return attention_edges(self.kernel, self.hardware, self.operator, max_tokens)
+        if isinstance(self.operator, Elementwise) and self.operator.several_rows_launches:
+            return np.array([1, 2], dtype=np.int64)[:max_tokens]
         return np.array([1], dtype=np.int64)
 
     def kernel_row(self, tokens: int) -> KernelRow | None:

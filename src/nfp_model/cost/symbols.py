@@ -55,6 +55,9 @@ a = _new("row_bytes", "a", "B", "activation bytes moved for one row", "model")
 F = _new("row_flop", "F", "FLOP", "FLOP of one row", "model")
 Y = _new("moved_bytes", "Y", "B", "bytes moved", "workload")
 V = _new("kv_bytes", "V", "B", "KV-cache bytes read", "workload")
+V_s = _new(
+    "side_bytes", "V_s", "B", "queries read, outputs written, and what converting a cache moves besides", "workload"
+)
 B = _new("batch", "B", "-", "sequences", "workload")
 N = _new("positions", "N", "-", "decode positions per sequence", "workload")
 
@@ -68,13 +71,28 @@ u = _new("idle_share", "u", "-", "share of the rows paid for that lie outside M,
 x = _new("rereads", "x", "-", "row tiles beyond the first, a cluster counted once", "kernel")
 A = _new("experts_touched", "A", "-", "experts with at least one row", "kernel")
 NB = _new("row_blocks", "N_B", "-", "row blocks over all experts", "kernel")
+E_w = _new("walked_experts", "E_w", "-", "experts whose entry the kernel's tile scheduler walks through", "kernel")
 W_u = _new("up_bytes", "W_u", "B", "gate and up weights of one expert", "model")
 W_d = _new("down_bytes", "W_d", "B", "down weights of one expert", "model")
 r_u = _new("reread_up", "r_u", "-", "share of W_u read again per further row block", "kernel")
 r_d = _new("reread_down", "r_d", "-", "share of W_d read again per further row block", "kernel")
 d = _new("step_width", "d", "-", "bytes of a key step relative to d_k + d_v = 256 in 16 bits", "model")
-rho = _new("tile_cost", "rho", "-", "time of a key step relative to a 64-row query tile", "kernel")
+rho = _new("tile_cost", "rho", "-", "time of a CTA's start or key step relative to a 64-row query tile", "kernel")
+f_h = _new("hidden_starts", "f_h", "-", "CTAs an SM starts in turn, side by side with other CTAs' streams", "kernel")
+f_x = _new("exposed_starts", "f_x", "-", "CTAs an SM starts in turn, nothing streaming meanwhile", "kernel")
+c_p = _new(
+    "passes", "c_p", "-", "work besides the main kernel: combination of splits, copies that regroup heads", "kernel"
+)
+B_p = _new("planned", "B_p", "-", "sequences a kernel on the device plans first", "kernel")
 q = _new("key_steps", "q", "-", "serial steps of 128 keys one CTA walks", "kernel")
+P_a = _new("attention_peak", "P_a", "FLOP/s", "dense matrix peak of 16-bit types", "datasheet")
+P_i = _new("index_peak", "P_i", "FLOP/s", "dense matrix peak of 8-bit types", "datasheet")
+x_g = _new("exchanges", "x_g", "-", "exchanges of a collective after its first", "kernel")
+r_2 = _new("further_ranks", "r_2", "-", "ranks of a collective beyond two", "workload")
+f_k = _new(
+    "selection_waves", "f_k", "-", "waves of rows that pick among more compressed tokens than they may keep", "kernel"
+)
+I_x = _new("index_flop", "I_x", "FLOP", "scores of an indexer over compressed tokens", "workload")
 G = _new("padded_flop", "G", "FLOP", "attention FLOP over padded query tiles", "kernel")
 
 # Fitted
@@ -91,9 +109,18 @@ r = _new(
     "fitted",
 )
 k_c = _new("chain_time", "k_c", "s", "serial time of one CTA per element of k", "fitted")
-t_s = _new("split_time", "t_s", "s", "time of combining split parts", "fitted")
-t_b = _new("sequence_time", "t_b", "s", "time per sequence of the batch", "fitted")
+e_g = _new("attention_efficiency", "e_g", "-", "share of the peak attention reaches within a block", "fitted")
+e_i = _new("index_efficiency", "e_i", "-", "share of the peak an indexer reaches", "fitted")
+t_x = _new("exchange_time", "t_x", "s", "time of one more exchange of a collective", "fitted")
+t_r = _new("rank_time", "t_r", "s", "time of one more rank of a collective", "fitted")
+t_k = _new(
+    "selection_time", "t_k", "s", "time of a wave of selections among compressed tokens, one row an SM", "fitted"
+)
+t_s = _new("split_time", "t_s", "s", "time of combining two split parts, or of one more kernel", "fitted")
+t_b = _new("sequence_time", "t_b", "s", "time per sequence planned", "fitted")
 t_c = _new("cta_time", "t_c", "s", "start and end of one attention CTA", "fitted")
+t_w = _new("wave_time", "t_w", "s", "time a wave of expert blocks takes beside its data", "fitted")
+t_e = _new("expert_time", "t_e", "s", "time a tile scheduler takes for one expert's entry", "fitted")
 tau = _new("step_time", "tau", "s", "time of a 128-key step with a 64-row tile", "fitted")
 eps = _new("tolerance", "epsilon", "-", "near-free tolerance", "workload")
 E = _new("experts", "E", "-", "routed experts", "model")

@@ -10,7 +10,15 @@ import numpy.typing as npt
 from nfp_model.errors import InvalidArgumentError, UnsupportedError
 from nfp_model.kernels.attention_splits import SPLIT_RULES, SplitCase
 from nfp_model.kernels.counts import AttentionCounts, FloatArray, IntArray, KernelRow
-from nfp_model.kernels.steps import ceil_div, ceil_ratio, floor_div, next_power_of_two, round_half_even, whole_waves
+from nfp_model.kernels.steps import (
+    ceil_div,
+    ceil_ratio,
+    floor_div,
+    next_power_of_two,
+    round_half_even,
+    shared_waves,
+    whole_waves,
+)
 from nfp_model.operators import Attention
 from nfp_model.specs.attention_kernel import AttentionKernel, AttentionRow
 from nfp_model.specs.hardware import HardwareSpec
@@ -119,7 +127,6 @@ def _edges(kernel: AttentionKernel, sm_count: int, operator: Attention, max_posi
     whole = _whole_positions(kernel, operator, positions)
     index, _ = _rows(kernel, sm_count, operator, whole)
     counts = _counts(kernel, sm_count, operator, whole, index)
-    steps = serial_steps(counts.keys, counts.splits)
     stacked = np.stack(
         [
             counts.tile_rows,
@@ -129,7 +136,7 @@ def _edges(kernel: AttentionKernel, sm_count: int, operator: Attention, max_posi
             counts.resident,
             counts.waves,
             counts.kv_reads,
-            steps,
+            counts.key_steps,
         ]
     )
     changed = np.any(stacked[:, 1:] != stacked[:, :-1], axis=0)
@@ -182,6 +189,9 @@ def _holds(row: AttentionRow, sm_count: int, operator: Attention, positions: Int
         useful = tiles * operator.batch_size * operator.num_kv_heads
         holds &= useful <= (row.max_useful_tiles or np.inf)
         holds &= useful <= (row.max_tiles_per_sm or np.inf) * sm_count
+    if row.min_key_blocks_per_sm is not None:
+        blocks = np.maximum(floor_div(_keys(operator, positions), KEY_STEP), 1.0)
+        holds &= operator.batch_size * operator.num_kv_heads * blocks >= row.min_key_blocks_per_sm * sm_count
     return holds
 
 
@@ -189,7 +199,9 @@ def _counts(
     kernel: AttentionKernel, sm_count: int, operator: Attention, positions: IntArray, index: npt.NDArray[np.intp]
 ) -> AttentionCounts:
     size = positions.shape
-    tile_rows, query_tiles, splits, resident = np.ones(size), np.ones(size), np.ones(size), np.ones(size)
+    tile_rows, query_tiles, splits, resident, exposed, passes, planned, step_cost, key_steps, shared, parts = (
+        np.ones(size) for _ in range(11)
+    )
     keys = _keys(operator, positions)
     for number in np.unique(index):
         row, at = kernel.rows[number], index == number
@@ -198,25 +210,60 @@ def _counts(
             tiles = _trtllm_gen_tiles(row, sm_count, operator, positions[at], keys[at])
         tile_rows[at] = tiles
         query_tiles[at] = _query_tiles(row, operator, positions[at], tiles)
-        splits[at] = SPLIT_RULES[row.split_rule](_split_case(row, sm_count, operator, query_tiles[at], keys[at]))
-        resident[at] = row.resident
+        planned_keys = _cached(operator, positions[at]) if row.splits_whole_cache else keys[at]
+        splits[at] = SPLIT_RULES[row.split_rule](_split_case(row, sm_count, operator, query_tiles[at], planned_keys))
+        key_steps[at] = np.minimum(
+            serial_steps(planned_keys, splits[at], row.kv_block), serial_steps(keys[at], np.ones(1), row.kv_block)
+        )
+        resident[at], step_cost[at], shared[at] = row.resident, row.step_cost, row.resident_cost
+        parts[at] = row.width_parts
+        exposed[at], planned[at] = row.exposed_starts, _planned(row, operator)
+        passes[at] = _passes(row, operator, splits[at])
     ctas_per_kv = operator.batch_size * operator.num_kv_heads * splits
+    waves = shared_waves(round_half_even(query_tiles * parts * ctas_per_kv), sm_count, resident, shared)
+    # A persistent CTA that walks several sequences in turn starts each of them.
+    starts = waves * np.maximum(ceil_ratio(np.ones(size), splits), 1.0)
     return AttentionCounts(
         tile_rows=tile_rows,
         query_tiles=query_tiles,
         splits=splits,
         ctas_per_kv=ctas_per_kv,
         resident=resident,
-        waves=whole_waves(round_half_even(query_tiles * ctas_per_kv), sm_count * resident),
+        waves=waves,
         keys=keys,
+        key_steps=key_steps,
+        hidden_starts=starts * (1.0 - exposed),
+        exposed_starts=starts * exposed,
+        passes=passes,
+        planned=planned,
+        step_cost=step_cost,
         kv_reads=query_tiles,
     )
+
+
+def _planned(row: AttentionRow, operator: Attention) -> float:
+    return float(operator.batch_size) if operator.batch_size <= (row.max_planned or operator.batch_size) else 0.0
+
+
+def _passes(row: AttentionRow, operator: Attention, splits: FloatArray) -> FloatArray:
+    """Combination of s splits, log2 s, or 1 + s / s0 where another kernel takes them in turn; 1 for copies that regroup heads [-]."""
+    several = operator.batch_size > 1 and operator.num_kv_heads > 1 and operator.group_size > 1
+    whole = np.maximum(splits, 1.0)
+    combined = (
+        np.log2(whole) if row.combine_splits is None else np.where(splits > 1, 1.0 + splits / row.combine_splits, 0.0)
+    )
+    return np.asarray(combined + float(row.regroups and several))
 
 
 def _keys(operator: Attention, positions: IntArray) -> FloatArray:
     """Keys the last new position of the longest sequence walks through, at most: cached ones in its reach and the new ones."""
     cached = max(operator.keys_before(context) for context in operator.context_lengths)
     return (cached + positions).astype(np.float64)
+
+
+def _cached(operator: Attention, positions: IntArray) -> FloatArray:
+    """Keys of the longest sequence, seen or not, at most."""
+    return (max(operator.context_lengths) + positions).astype(np.float64)
 
 
 def _tile_rows(row: AttentionRow, operator: Attention, positions: IntArray) -> FloatArray:
@@ -274,15 +321,18 @@ def _trtllm_gen_tiles(
     return ladder[chosen].astype(np.float64)
 
 
-def serial_steps(keys: FloatArray, splits: FloatArray) -> FloatArray:
-    """Steps of 128 keys one CTA walks: ceil(ceil(keys / s) / 128), with s possibly below 1 [-].
+def serial_steps(keys: FloatArray, splits: FloatArray, kv_block: npt.ArrayLike) -> FloatArray:
+    """Steps one CTA walks, in units of 128 keys: ceil(ceil(keys / b) / s) b / 128 for KV blocks of b, s possibly below 1 [-].
 
     Examples
     --------
-    >>> serial_steps(np.array([4097.0]), np.array([16.0])).tolist()
-    [3.0]
+    33 blocks of 128 keys over 16 splits; 43 blocks of 96 over as many:
+
+    >>> serial_steps(np.array([4097.0, 4097.0]), np.array([16.0, 16.0]), np.array([128.0, 96.0])).tolist()
+    [3.0, 2.25]
     """
-    return ceil_div(ceil_ratio(keys, splits), KEY_STEP)
+    block = np.asarray(kv_block, dtype=np.float64)
+    return np.asarray(ceil_ratio(ceil_div(keys, block), splits) * block / KEY_STEP)
 
 
 __all__ = ["attention_counts", "attention_edges", "attention_row", "serial_steps"]

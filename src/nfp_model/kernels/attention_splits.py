@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from nfp_model.kernels.counts import FloatArray
-from nfp_model.kernels.steps import blocks_below, ceil_div, floor_div
+from nfp_model.kernels.steps import blocks_below, ceil_div, floor_div, round_half_even
 
 SPLIT_LIMIT = 128
 """Most splits FlashAttention considers [-] (``num_splits_heuristic``)."""
@@ -183,6 +183,39 @@ def flashmla_splits(case: SplitCase) -> FloatArray:
     return parts / case.batch_size
 
 
+XQA_BLOCK = 128
+XQA_WAVES = 8
+XQA_SLOTS = 6000
+"""Fewest keys of a split, waves a split may make, sequences x splits the workspace holds (``decoderXQAConstants.h``)."""
+
+
+def xqa_splits(case: SplitCase) -> FloatArray:
+    """XQA: one split for every 128 cached keys, m, but no more than sqrt(8 m), 8 waves of CTAs and 6000 / B.
+
+    NVIDIA/TensorRT-LLM, ``decoderXQAImplCommon.h :: computeMultiBlockCount``.
+
+    Examples
+    --------
+    >>> case = SplitCase(np.array([1.0]), np.array([4096.0]), 1, 8, 132, 128)
+    >>> xqa_splits(case).tolist()
+    [16.0]
+    """
+    blocks = floor_div(np.maximum(case.keys - 1.0, 1.0), XQA_BLOCK)
+    few = np.maximum(np.minimum(blocks, round_half_even(np.sqrt(8.0 * blocks))), 1.0)
+    waves = case.batch_size * case.num_kv_heads * few / (XQA_WAVES * case.sm_count)
+    fitting = np.where(waves > 1.0, blocks_below(few / np.maximum(waves, 1.0), 1), few)
+    slots = floor_div(XQA_SLOTS, case.batch_size)
+    return np.maximum(np.minimum(np.maximum(fitting, 1.0), slots), 1.0)
+
+
+def mmha_splits(case: SplitCase) -> FloatArray:
+    """Masked multi-head attention of TensorRT-LLM: ceil(SM / CTAs), from one CTA for every head and sequence.
+
+    NVIDIA/TensorRT-LLM, ``common/attentionOp.cpp :: getMaxNumSeqLenTile``; at least ``kv_block`` keys each.
+    """
+    return np.minimum(ceil_div(case.sm_count, case.ctas), case.kv_blocks)
+
+
 def fill_splits(case: SplitCase) -> FloatArray:
     """Enough splits to fill the SMs once, one KV block each at least: where a kernel splits but its rule is not public."""
     return trtllm_gen_splits(case)
@@ -216,6 +249,8 @@ SPLIT_RULES: dict[str, Callable[[SplitCase], FloatArray]] = {
     "segments": fixed_segments,
     "flex": flex_splits,
     "flashmla": flashmla_splits,
+    "xqa": xqa_splits,
+    "mmha": mmha_splits,
     "fill": fill_splits,
 }
 """Split rules by the name kernel files use."""

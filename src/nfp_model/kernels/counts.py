@@ -85,6 +85,14 @@ class MoECounts:
         Expected (token, expert) pairs on this rank, sum of n_e [rows].
     rereads_up, rereads_down : ndarray of bool
         The kernel reads an expert's gate/up (down) weights again for each further row block.
+    reread_weight : ndarray
+        Mean weight of a further block where weights stay in cache: an expert's second one counts half, as it runs beside the
+        first [-].
+    fixed_share : ndarray
+        Share of the fixed time that is paid: less where no pairs are sorted [-].
+    waves : ndarray
+        Blocks of each of the two grouped GEMMs over the SMs, at least 1 each, times the steps of a block along k where its
+        depth is known; summed [-].
     """
 
     experts_touched: FloatArray
@@ -94,6 +102,9 @@ class MoECounts:
     routed_rows: FloatArray
     rereads_up: npt.NDArray[np.bool_]
     rereads_down: npt.NDArray[np.bool_]
+    reread_weight: FloatArray
+    fixed_share: FloatArray
+    waves: FloatArray
 
 
 @dataclass(frozen=True)
@@ -116,6 +127,16 @@ class AttentionCounts:
         ceil(tiles x c / (SM x o)) [-].
     keys : ndarray
         Cached and new keys a CTA walks through before splitting, for the longest sequence [tokens].
+    key_steps : ndarray
+        Serial steps of a CTA along its keys, in units of 128 keys [-].
+    hidden_starts, exposed_starts : ndarray
+        CTA starts and ends an SM goes through in turn, those beside other CTAs' streams and those with nothing streaming [-].
+    passes : ndarray
+        Work besides the main kernel, in units of combining two splits: combination, copies that regroup heads [-].
+    planned : ndarray
+        Sequences a kernel on the device plans first: B or 0 [-].
+    step_cost : ndarray
+        Time of a key step over that of the library's main kernel [-].
     kv_reads : ndarray
         Times each KV byte is fetched by separate CTAs (g where heads are not packed; the cost model decides what L2 hides) [-].
     """
@@ -127,4 +148,10 @@ class AttentionCounts:
     resident: FloatArray
     waves: FloatArray
     keys: FloatArray
+    key_steps: FloatArray
+    hidden_starts: FloatArray
+    exposed_starts: FloatArray
+    passes: FloatArray
+    planned: FloatArray
+    step_cost: FloatArray
     kv_reads: FloatArray

@@ -9,13 +9,18 @@ import numpy.typing as npt
 
 from nfp_model.errors import require_positive_int
 from nfp_model.kernels.counts import FloatArray, IntArray, KernelRow, MoECounts
-from nfp_model.kernels.routing import experts_touched, routed_rows, row_blocks
+from nfp_model.kernels.routing import experts_beyond, experts_touched, routed_rows, row_blocks
 from nfp_model.kernels.steps import ceil_div, floor_div, next_power_of_two
 from nfp_model.operators import FusedMoE
 from nfp_model.specs.hardware import HardwareSpec
 from nfp_model.specs.moe_kernel import MoEKernel, MoERow, TunedShape
 
 BoolArray = npt.NDArray[np.bool_]
+
+SECOND_SAVES = 0.5
+"""Share of a re-read that an expert's second block saves, running beside the first; inferred [-]. Balanced curves take two
+blocks an expert, power laws many: TRT-LLM-gen on B200 (aiconfigurator-core 0.12.0, vLLM 0.24.0, fit half) re-reads 0.12 of the
+weights per further block in the first, 0.22 in the second, and one share fits both where the second block counts half."""
 
 
 @dataclass(frozen=True)
@@ -24,8 +29,8 @@ class MoEBlocks:
 
     Attributes
     ----------
-    rows, columns : ndarray of int
-        Block height and width [rows], [columns].
+    rows, columns, depth : ndarray of int
+        Block height and width [rows], [columns]; elements of k in one step of its loop, 0 where that is not known.
     grouped, sparse : ndarray of bool
         Blocks of an expert share its weights in cache; each pair has a block of its own.
     choice : ndarray of int
@@ -36,6 +41,7 @@ class MoEBlocks:
 
     rows: IntArray
     columns: IntArray
+    depth: IntArray
     grouped: BoolArray
     sparse: BoolArray
     choice: IntArray
@@ -82,16 +88,36 @@ def moe_counts(kernel: MoEKernel, hardware: HardwareSpec, operator: FusedMoE, to
     shape = (operator.load_routing, operator.num_experts, operator.top_k)
     routed = routed_rows(*shape, rows, operator.expert_parallel)
     number = row_blocks(*shape, rows, blocks.rows, operator.expert_parallel)
+    number = np.where(blocks.sparse, routed, number)
+    touched = experts_touched(*shape, rows, operator.expert_parallel)
+    second = np.where(blocks.sparse, 0.0, experts_beyond(*shape, rows, blocks.rows, operator.expert_parallel))
+    again = np.maximum(number - touched, second)
     cache = hardware.l2_bytes
     return MoECounts(
-        experts_touched=experts_touched(*shape, rows, operator.expert_parallel),
-        row_blocks=np.where(blocks.sparse, routed, number),
+        experts_touched=touched,
+        row_blocks=number,
         block_rows=blocks.rows.astype(np.float64),
         block_columns=blocks.columns.astype(np.float64),
         routed_rows=routed,
         rereads_up=~blocks.grouped & (cache is not None and operator.up_bytes > cache),
         rereads_down=~blocks.grouped & (cache is not None and operator.down_bytes > cache),
+        reread_weight=1.0 - SECOND_SAVES * np.divide(second, again, out=np.zeros_like(again), where=again > 0),
+        fixed_share=np.where(blocks.sparse, kernel.sparse_path_fixed_share, 1.0),
+        waves=_waves(operator, hardware.sm_count * kernel.resident_blocks, number, blocks),
     )
+
+
+def _waves(operator: FusedMoE, places: int, row_blocks: FloatArray, blocks: MoEBlocks) -> FloatArray:
+    """Waves of the two grouped GEMMs: row blocks times column tiles over the places on the SMs, at least one each.
+
+    Where the depth of a block is known a wave counts once for each step of its loop along k.
+    """
+    up, down = (operator.matrices - 1) * operator.local_width, operator.hidden_size
+    found = np.zeros(row_blocks.shape)
+    for width, length in ((up, operator.hidden_size), (down, operator.local_width)):
+        steps = np.where(blocks.depth > 0, ceil_div(length, np.maximum(blocks.depth, 1)), 1.0)
+        found += np.maximum(1.0, row_blocks * ceil_div(width, blocks.columns) / places) * steps
+    return found
 
 
 def moe_row(kernel: MoEKernel, hardware: HardwareSpec, operator: FusedMoE, tokens: int) -> KernelRow:
@@ -208,6 +234,7 @@ def _by_rows(kernel: MoEKernel, operator: FusedMoE, tokens: IntArray) -> MoEBloc
     return MoEBlocks(
         rows=np.array([row.block_rows for row in kernel.rows], dtype=np.int64)[choice],
         columns=np.array([row.block_columns for row in kernel.rows], dtype=np.int64)[choice],
+        depth=np.array([row.block_depth or 0 for row in kernel.rows], dtype=np.int64)[choice],
         grouped=grouped,
         sparse=_sparse(kernel, operator, tokens),
         choice=choice,
@@ -239,6 +266,7 @@ def _by_menu(kernel: MoEKernel, operator: FusedMoE, tokens: IntArray) -> MoEBloc
     return MoEBlocks(
         rows=menu[index],
         columns=np.full(tokens.shape, kernel.block_columns, dtype=np.int64),
+        depth=np.zeros(tokens.shape, dtype=np.int64),
         grouped=np.full(tokens.shape, kernel.grouped),
         sparse=_sparse(kernel, operator, tokens),
         choice=index,
@@ -267,9 +295,11 @@ def _by_tuning(tuned: TunedShape, rule: MoEBlocks, tokens: IntArray) -> MoEBlock
     keys = np.array(tuned.tokens, dtype=np.int64)
     choice = np.abs(tokens[:, None] - keys[None, :]).argmin(axis=1)
     columns = rule.columns if tuned.block_columns is None else np.array(tuned.block_columns, dtype=np.int64)[choice]
+    depth = rule.depth if tuned.block_depth is None else np.array(tuned.block_depth, dtype=np.int64)[choice]
     return MoEBlocks(
         rows=np.array(tuned.block_rows, dtype=np.int64)[choice],
         columns=columns,
+        depth=depth,
         grouped=np.ones(tokens.shape, dtype=bool),
         sparse=rule.sparse,
         choice=choice,

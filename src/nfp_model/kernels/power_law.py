@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
-
 import numpy as np
 
 from nfp_model.kernels.counts import IntArray
 from nfp_model.kernels.steps import round_half_even
+
+DRAWS = 32
+"""Placements of the experts on ranks that an expectation is taken over [-]."""
+
+SEED = 0
+"""Of these placements, so that a prediction repeats."""
 
 
 def power_law_loads(exponent: float, num_experts: int, top_k: int, tokens: int) -> IntArray:
@@ -71,30 +75,33 @@ def _spread_remainder(loads: IntArray, cap: IntArray, total: IntArray) -> IntArr
 
 
 def heaviest_rank_loads(loads: IntArray, expert_parallel: int) -> IntArray:
-    """Expected histogram of the rank with most rows when experts fall on ranks at random, shape (tokens, E / ranks).
+    """Loads of the rank with most rows in some random placements of the experts, shape (DRAWS, tokens, E / ranks) [rows].
 
-    A rank's sum has standard deviation sigma sqrt(n (1 - n/E)), n = E / ranks; the largest of ``ranks`` such sums lies
-    z of them above the mean. The rank's loads are the quantiles of the histogram tilted linearly to that mean.
+    The public timings draw every expert's load on its own, give each rank its next E / ranks of them and time the rank with
+    the largest sum. The placements are fixed, the same for every token count; an expectation is the mean over them.
+
+    Parameters
+    ----------
+    loads : ndarray of int, shape (tokens, E)
+        Histograms, as :func:`power_law_table` returns them [rows].
+    expert_parallel : int
+        Ranks, dividing E [-].
+
+    Examples
+    --------
+    One expert on each rank: the heaviest rank is the heaviest expert, whatever the placement.
+
+    >>> heaviest_rank_loads(np.array([[7, 3, 1, 0]]), 4).mean(axis=0).tolist()
+    [[7.0]]
     """
-    local = loads.shape[1] // expert_parallel
-    rising = loads[:, ::-1].astype(np.float64)
-    mean, variance = rising.mean(axis=1, keepdims=True), rising.var(axis=1, keepdims=True)
-    excess = _largest_normal(expert_parallel) * np.sqrt(variance * (1.0 / local - 1.0 / loads.shape[1]))
-    tilt = np.divide(excess, variance, out=np.zeros_like(variance), where=variance > 0)
-    weight = np.maximum(1.0 + tilt * (rising - mean), 0.0)
-    level = np.cumsum(weight, axis=1) / weight.sum(axis=1, keepdims=True)
-    offset = 2.0 * np.arange(loads.shape[0])[:, None]
-    wanted = (np.arange(local) + 0.5) / local + offset
-    index = np.searchsorted((level + offset).ravel(), wanted.ravel()).reshape(wanted.shape)
-    picked: IntArray = loads[:, ::-1].ravel()[index]
-    return picked
-
-
-@lru_cache(maxsize=64)
-def _largest_normal(count: int) -> float:
-    """Expected largest of ``count`` standard normal draws: 8 - integral of Phi(x)^count over [-8, 8]."""
-    from scipy.special import ndtr
-
-    x = np.linspace(-8.0, 8.0, 4001)
-    power = ndtr(x) ** count
-    return float(8.0 - ((power[1:] + power[:-1]) / 2 * np.diff(x)).sum())
+    tokens, experts = loads.shape
+    local = experts // expert_parallel
+    if local == 1:
+        alone: IntArray = loads.max(axis=1)[None, :, None]
+        return alone
+    generator = np.random.default_rng(SEED)
+    found = np.empty((DRAWS, tokens, local), dtype=np.int64)
+    for draw in found:
+        ranks = loads[:, generator.permutation(experts)].reshape(tokens, expert_parallel, local)
+        draw[:] = ranks[np.arange(tokens), ranks.sum(axis=2).argmax(axis=1)]
+    return found

@@ -1,10 +1,11 @@
 """Which experts tokens choose: experts touched and row blocks, in expectation, on the rank that is timed.
 
-Three questions, one answer per token count M:
+Four questions, one answer per token count M:
 
 - :func:`routed_rows`: rows that reach this rank, sum of n_e;
 - :func:`experts_touched`: experts with at least one row, A;
-- :func:`row_blocks`: blocks of ``bm`` rows, NB = sum of ceil(n_e / bm).
+- :func:`row_blocks`: blocks of ``bm`` rows, NB = sum of ceil(n_e / bm);
+- :func:`experts_beyond`: experts with more than ``bm`` rows, which take a second block.
 
 Under expert parallelism each rank holds E / ranks experts; where ranks differ the heaviest is answered.
 """
@@ -18,7 +19,7 @@ import numpy.typing as npt
 
 from nfp_model.errors import InvalidArgumentError, require_positive_int
 from nfp_model.kernels.counts import FloatArray, IntArray
-from nfp_model.kernels.power_law import heaviest_rank_loads, power_law_table
+from nfp_model.kernels.power_law import DRAWS, heaviest_rank_loads, power_law_table
 from nfp_model.kernels.steps import blocks_below, ceil_div
 from nfp_model.workload import Routing
 
@@ -124,6 +125,34 @@ def row_blocks(
     return _expectation("blocks", routing, num_experts, top_k, tokens, block_rows, expert_parallel)
 
 
+def experts_beyond(
+    routing: Routing,
+    num_experts: int,
+    top_k: int,
+    tokens: npt.ArrayLike,
+    block_rows: npt.ArrayLike,
+    expert_parallel: int = 1,
+) -> FloatArray:
+    """Expected experts on the timed rank with more rows than one block holds, E P(n_e > bm).
+
+    Parameters
+    ----------
+    routing, num_experts, top_k, tokens, block_rows, expert_parallel
+        As for :func:`row_blocks`.
+
+    Returns
+    -------
+    ndarray, shape of ``tokens``
+        Experts [-].
+
+    Examples
+    --------
+    >>> experts_beyond(Routing.parse("balanced"), 8, 2, [256, 257, 260], 64).tolist()
+    [0.0, 2.0, 8.0]
+    """
+    return _expectation("beyond", routing, num_experts, top_k, tokens, block_rows, expert_parallel)
+
+
 def _expectation(
     what: str,
     routing: Routing,
@@ -148,7 +177,7 @@ def _expectation(
     return found.reshape(rows.shape).copy()
 
 
-@lru_cache(maxsize=512)
+@lru_cache(maxsize=4096)
 def _cached(
     what: str, routing: Routing, num_experts: int, top_k: int, tokens: bytes, block_rows: bytes, expert_parallel: int
 ) -> FloatArray:
@@ -178,6 +207,8 @@ def _balanced(
     if what == "touched":
         return np.minimum(local, pairs).astype(np.float64)
     load, heavier = np.divmod(pairs, local)
+    if what == "beyond":
+        return np.asarray(heavier * (load + 1.0 > block) + (local - heavier) * (load > block), dtype=np.float64)
     return heavier * ceil_div(load + 1, block) + (local - heavier) * ceil_div(load, block)
 
 
@@ -188,6 +219,8 @@ def _independent(what: str, p: float, rows: IntArray, block: IntArray) -> FloatA
     if what == "touched":
         chance: FloatArray = -np.expm1(rows * np.log1p(-p)) if p < 1 else np.ones(rows.shape)
         return chance
+    if what == "beyond":
+        return _more_than(p, rows, block)
     mean, sigma = rows * p, np.sqrt(rows * p * (1 - p))
     smooth = sigma >= SMOOTH_SIGMAS * block
     blocks: FloatArray = mean / block + (block - 1) / (2.0 * block)
@@ -195,6 +228,16 @@ def _independent(what: str, p: float, rows: IntArray, block: IntArray) -> FloatA
         rough = ~smooth
         blocks[rough] = _tail_sum(p, rows[rough], block[rough], mean[rough], sigma[rough])
     return blocks
+
+
+def _more_than(p: float, rows: IntArray, block: IntArray) -> FloatArray:
+    """P(Binomial(M, p) > bm); 0 where M is at most bm."""
+    from scipy.special import bdtrc
+
+    chance = np.zeros(rows.shape)
+    able = rows > block
+    chance[able] = bdtrc(block[able].astype(np.float64), rows[able], p)
+    return chance
 
 
 def _tail_sum(p: float, rows: IntArray, block: IntArray, mean: FloatArray, sigma: FloatArray) -> FloatArray:
@@ -245,16 +288,18 @@ def _of_loads(
     what: str, exponent: float, num_experts: int, top_k: int, rows: IntArray, block: IntArray, expert_parallel: int
 ) -> FloatArray:
     found = np.zeros(rows.shape)
-    chunk = max(1, LOADS_AT_ONCE // num_experts)
+    chunk = max(1, LOADS_AT_ONCE // (num_experts * (DRAWS if expert_parallel > 1 else 1)))
     for start in range(0, rows.size, chunk):
         part = slice(start, start + chunk)
         loads = power_law_table(exponent, num_experts, top_k, rows[part])
-        if expert_parallel > 1:
-            loads = heaviest_rank_loads(loads, expert_parallel)
+        drawn = loads[None] if expert_parallel == 1 else heaviest_rank_loads(loads, expert_parallel)
         if what == "rows":
-            found[part] = loads.sum(axis=1)
+            counted: FloatArray = drawn.sum(axis=2).astype(np.float64)
         elif what == "touched":
-            found[part] = (loads > 0).sum(axis=1)
+            counted = (drawn > 0).sum(axis=2).astype(np.float64)
+        elif what == "beyond":
+            counted = (drawn > block[part][:, None]).sum(axis=2).astype(np.float64)
         else:
-            found[part] = ceil_div(loads, block[part][:, None]).sum(axis=1)
+            counted = ceil_div(drawn, block[part][:, None]).sum(axis=2)
+        found[part] = counted.mean(axis=0)
     return found

@@ -74,6 +74,27 @@ def whole_waves(ctas: npt.ArrayLike, slots: npt.ArrayLike) -> FloatArray:
     return ceil_div(ctas, slots)
 
 
+def shared_waves(ctas: npt.ArrayLike, sm_count: int, resident: npt.ArrayLike, cost: npt.ArrayLike) -> FloatArray:
+    """Waves of a grid whose CTAs share SMs, in units of the time one CTA takes alone [-].
+
+    A wave of r CTAs per SM takes 1 + (r - 1) (C - 1) / (o - 1), so C when full with o; C = 1 counts whole waves.
+
+    Examples
+    --------
+    On 108 SMs with o = 2 and C = 1.4, 108 CTAs run alone, 216 share, the next 40 run alone again.
+
+    >>> shared_waves([108, 216, 256], 108, 2, 1.4).round(2).tolist()
+    [1.0, 1.4, 2.4]
+    >>> shared_waves([108, 216, 256], 108, 2, 1.0).tolist()
+    [1.0, 1.0, 2.0]
+    """
+    o, c = np.asarray(resident, dtype=np.float64), np.asarray(cost, dtype=np.float64)
+    full = floor_div(ctas, sm_count * o)
+    left = ceil_div(np.asarray(ctas, dtype=np.int64) - full * sm_count * o, sm_count)
+    beside = np.maximum(o - 1.0, 1.0)
+    return np.asarray(full * c + np.where(left > 0, 1.0 + (left - 1.0) * (c - 1.0) / beside, 0.0))
+
+
 def blocks_below(value: npt.ArrayLike, block: npt.ArrayLike) -> npt.NDArray[np.int64]:
     """Whole blocks at or below a real number, 0 for a negative one: floor(max(value, 0) / block) [-].
 

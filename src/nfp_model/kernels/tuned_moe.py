@@ -144,6 +144,7 @@ def read_tuned_file(path: Path, devices: tuple[str, ...] = ()) -> TunedShape:
         allowed = "E=<experts>,N=<width>,device_name=<device>[,dtype=<tag>][,block_shape=[128,128]].json"
         raise SpecError(f"{path}: not a tuned fused-MoE file name; expected {allowed}")
     settings = _settings(path)
+    depths = [setting.get("BLOCK_SIZE_K") for _, setting in settings]
     named = tuple(name for name, device in DEVICE_NAMES.items() if device == match["device"])
     return TunedShape.from_mapping(
         {
@@ -154,6 +155,7 @@ def read_tuned_file(path: Path, devices: tuple[str, ...] = ()) -> TunedShape:
             "tokens": [tokens for tokens, _ in settings],
             "block_rows": [setting["BLOCK_SIZE_M"] for _, setting in settings],
             "block_columns": [setting["BLOCK_SIZE_N"] for _, setting in settings],
+            "block_depth": depths if all(depths) else None,
             "source": path.name,
         },
         str(path),

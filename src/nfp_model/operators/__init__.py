@@ -1,6 +1,7 @@
 """Operator records, and the records one decode forward is made of."""
 
 from nfp_model.operators.forward import cache_bytes, forward_operators, weight_bytes
+from nfp_model.operators.modules import CompressedAttention
 from nfp_model.operators.records import (
     ACTIVATION_BYTES,
     MODULES,
@@ -20,6 +21,7 @@ __all__ = [
     "MODULES",
     "Attention",
     "Collective",
+    "CompressedAttention",
     "Elementwise",
     "FusedMoE",
     "Gemm",

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from nfp_model.errors import UnsupportedError
+from nfp_model.operators.pieces import UNFUSED
 from nfp_model.operators.records import (
     ACTIVATION_BYTES,
     Attention,
@@ -13,6 +14,7 @@ from nfp_model.operators.records import (
     FusedMoE,
     Gemm,
     LinearScan,
+    Module,
     OperatorUse,
 )
 from nfp_model.quantities import element_type
@@ -35,7 +37,7 @@ UNQUANTIZED_GROUPS = ("router", "head", "embedding")
 """Groups engines leave in 16 bits when a user asks for quantized weights."""
 
 
-def forward_operators(model: ModelSpec, workload: Workload) -> tuple[OperatorUse, ...]:
+def forward_operators(model: ModelSpec, workload: Workload, fused: bool = True) -> tuple[OperatorUse, ...]:
     """Every operator of one decode forward on one rank, in running order, equal ones merged with a count.
 
     Parameters
@@ -44,6 +46,9 @@ def forward_operators(model: ModelSpec, workload: Workload) -> tuple[OperatorUse
         Architecture.
     workload : Workload
         Batch, context, decode mode, data types, ranks.
+    fused : bool
+        As inference engines run it: query, key and value projections in one GEMM, gate and up in one, every piece between
+        GEMMs in one kernel. False: as transformers runs it, each apart (layers of softmax attention and their FFNs).
 
     Returns
     -------
@@ -62,17 +67,22 @@ def forward_operators(model: ModelSpec, workload: Workload) -> tuple[OperatorUse
     >>> [use.name for use in forward_operators(load_model("llama-3.1-8b"), Workload()) if use.module == "dense_ffn"]
     ['gate_up_proj', 'activation', 'down_proj']
     """
-    uses: list[OperatorUse] = [OperatorUse("embedding", "elementwise", _rows(2 * model.hidden_size), 1, "rank_rows")]
+    once = _rows(2 * model.hidden_size) if fused else UNFUSED["once"].of(model.hidden_size)
+    uses: list[OperatorUse] = [OperatorUse("embedding", "elementwise", once, 1, "rank_rows")]
     for group in model.layers:
-        uses += _attention_operators(model, group, workload)
+        uses += _attention_operators(model, group, workload, fused)
         for name in group.ffn:
             ffn = model.ffn[name]
             if isinstance(ffn, MoEFFN):
-                uses += _moe_operators(model, group, ffn, workload)
+                uses += _moe_operators(model, group, ffn, workload, fused)
             else:
-                uses += _dense_operators(model, group, ffn, workload)
+                uses += _dense_operators(model, group, ffn, workload, fused)
     norms = model.num_layers * model.norms_per_layer + 1
-    uses.append(OperatorUse("norms", "elementwise", _rows(4 * model.hidden_size), norms, "rank_rows"))
+    norm = _rows(4 * model.hidden_size) if fused else UNFUSED["rms_norm"].of(model.hidden_size)
+    uses.append(OperatorUse("norms", "elementwise", norm, norms, "rank_rows"))
+    if not fused:
+        residual = UNFUSED["residual"].of(model.hidden_size)
+        uses.append(OperatorUse("residuals", "elementwise", residual, 2 * model.num_layers, "rank_rows"))
     head = Gemm(
         _shard_up(model.vocab_size, workload.tensor_parallel), model.hidden_size, _dtype(model, None, "head", workload)
     )
@@ -144,14 +154,14 @@ def _contexts(workload: Workload) -> int | tuple[int, ...]:
     return workload.longest_context
 
 
-def _attention_operators(model: ModelSpec, group: LayerGroup, workload: Workload) -> list[OperatorUse]:
+def _attention_operators(model: ModelSpec, group: LayerGroup, workload: Workload, fused: bool) -> list[OperatorUse]:
     part = model.attention[group.attention]
     if isinstance(part, LatentAttention):
         uses = _latent(model, group, part, workload)
     elif isinstance(part, LinearAttention):
         uses = _linear(model, group, part, workload)
     else:
-        uses = _softmax(model, group, part, workload)
+        uses = _softmax(model, group, part, workload, fused)
     return uses + _all_reduce(model, group, workload)
 
 
@@ -162,7 +172,9 @@ def _all_reduce(model: ModelSpec, group: LayerGroup, workload: Workload) -> list
     return [OperatorUse("all_reduce", "collectives", collective, group.count, "rank_rows")]
 
 
-def _softmax(model: ModelSpec, group: LayerGroup, part: SoftmaxAttention, workload: Workload) -> list[OperatorUse]:
+def _softmax(
+    model: ModelSpec, group: LayerGroup, part: SoftmaxAttention, workload: Workload, fused: bool
+) -> list[OperatorUse]:
     ranks, hidden, count = workload.tensor_parallel, model.hidden_size, group.count
     heads = _shard(model, "query heads", part.num_query_heads, ranks)
     if part.num_kv_heads % ranks and ranks % part.num_kv_heads:
@@ -181,6 +193,19 @@ def _softmax(model: ModelSpec, group: LayerGroup, part: SoftmaxAttention, worklo
         value_head_dim=part.values_dim, shared_kv=part.shared_kv, causal=workload.decode_mode == "verify",
         kv_dtype=kv_dtype(model, workload), window=part.window, chunk=part.chunk,
     )  # fmt: skip
+    output_projection = OperatorUse("o_proj", "projections", Gemm(hidden, output, output_weights), count, "rank_rows")
+    if not fused:
+        widths = {"q_proj": queries + gate, "k_proj": keys, "v_proj": values}
+        return [
+            *(
+                OperatorUse(name, "projections", Gemm(width, hidden, weights), count, "rank_rows")
+                for name, width in widths.items()
+                if width
+            ),
+            *_unfused_attention_pieces(part, (queries, keys, values), workload.rank_batch, count),
+            OperatorUse("attention", "attention", attention, count, "positions"),
+            output_projection,
+        ]
     # Rotary reads and writes queries and keys; the cache write reads keys and values and stores them.
     rotary = _rows(2 * (queries + keys) + 2 * (keys + values), launches=1 if part.qk_norm == "none" else 2)
     return [
@@ -189,8 +214,25 @@ def _softmax(model: ModelSpec, group: LayerGroup, part: SoftmaxAttention, worklo
         ),
         OperatorUse("rotary_and_cache", "elementwise", rotary, count, "rank_rows"),
         OperatorUse("attention", "attention", attention, count, "positions"),
-        OperatorUse("o_proj", "projections", Gemm(hidden, output, output_weights), count, "rank_rows"),
+        output_projection,
     ]
+
+
+def _unfused_attention_pieces(
+    part: SoftmaxAttention, widths: tuple[int, int, int], batch: int, count: int
+) -> list[OperatorUse]:
+    queries, keys, values = widths
+    pieces = {
+        "rotary": UNFUSED["rotary"].of(queries + keys),
+        "cache_update": UNFUSED["cache_update"].of(keys + values),
+    }
+    if part.qk_norm != "none":
+        pieces["qk_norms"] = UNFUSED["rms_norm"].of(queries + keys, times=2)
+    rows = [OperatorUse(name, "elementwise", piece, count, "rank_rows") for name, piece in pieces.items()]
+    strided = OperatorUse(
+        "strided_heads", "elementwise", UNFUSED["strided_heads"].of(batch * queries), count, "positions"
+    )
+    return [*rows, strided]
 
 
 def _latent(model: ModelSpec, group: LayerGroup, part: LatentAttention, workload: Workload) -> list[OperatorUse]:
@@ -274,23 +316,42 @@ def _linear(model: ModelSpec, group: LayerGroup, part: LinearAttention, workload
     ]
 
 
-def _dense_operators(model: ModelSpec, group: LayerGroup, ffn: DenseFFN, workload: Workload) -> list[OperatorUse]:
+def _dense_operators(
+    model: ModelSpec, group: LayerGroup, ffn: DenseFFN, workload: Workload, fused: bool
+) -> list[OperatorUse]:
     width = _shard(model, "the FFN width", ffn.intermediate_size, workload.tensor_parallel)
     weights = _dtype(model, group, "dense_ffn", workload)
     _whole_blocks(model, "the FFN width", width, workload.tensor_parallel, weights)
     columns = width * (2 if ffn.gated else 1)
     hidden, count = model.hidden_size, group.count
     return [
-        OperatorUse(
-            "gate_up_proj" if ffn.gated else "up_proj", "dense_ffn", Gemm(columns, hidden, weights), count, "rank_rows"
-        ),
-        OperatorUse("activation", "dense_ffn", _rows(columns + width), count, "rank_rows"),
-        OperatorUse("down_proj", "dense_ffn", Gemm(hidden, width, weights), count, "rank_rows"),
+        *_gated_mlp("", "dense_ffn", (columns, width, hidden), weights, count, fused),
         *_all_reduce(model, group, workload),
     ]
 
 
-def _moe_operators(model: ModelSpec, group: LayerGroup, ffn: MoEFFN, workload: Workload) -> list[OperatorUse]:
+def _gated_mlp(
+    prefix: str, module: Module, sizes: tuple[int, int, int], weights: str, count: int, fused: bool
+) -> list[OperatorUse]:
+    """First GEMM (gate and up together or apart), activation, second GEMM; ``sizes`` are its columns, width and hidden size."""
+    columns, width, hidden = sizes
+    gated = columns > width
+    if fused or not gated:
+        name = f"{prefix}gate_up_proj" if gated and not prefix else f"{prefix}up_proj"
+        first = [OperatorUse(name, module, Gemm(columns, hidden, weights), count, "rank_rows")]
+    else:
+        first = [OperatorUse(f"{prefix}gate_and_up_proj", module, Gemm(width, hidden, weights), 2 * count, "rank_rows")]
+    activation = _rows(columns + width) if fused else UNFUSED["activation"].of(width)
+    return [
+        *first,
+        OperatorUse(f"{prefix}activation", module, activation, count, "rank_rows"),
+        OperatorUse(f"{prefix}down_proj", module, Gemm(hidden, width, weights), count, "rank_rows"),
+    ]
+
+
+def _moe_operators(
+    model: ModelSpec, group: LayerGroup, ffn: MoEFFN, workload: Workload, fused: bool
+) -> list[OperatorUse]:
     hidden, count = model.hidden_size, group.count
     if ffn.num_experts % workload.expert_parallel:
         raise UnsupportedError(
@@ -306,17 +367,16 @@ def _moe_operators(model: ModelSpec, group: LayerGroup, ffn: MoEFFN, workload: W
         routing=workload.routing, tensor_parallel=expert_ranks, expert_parallel=workload.expert_parallel,
     )  # fmt: skip
     uses = [OperatorUse("router", "moe_ffn", router, count, "rank_rows")]
+    if not fused:
+        choice = UNFUSED["grouped_router" if ffn.groups > 1 else "router"].of(ffn.num_experts)
+        uses.append(OperatorUse("choice", "moe_ffn", choice, count, "rank_rows"))
     around = _latent_projections(model, group, ffn, workload)
     if ffn.shared_intermediate_size:
         width = _shard(model, "the shared-expert width", ffn.shared_intermediate_size, workload.tensor_parallel)
         weights = _dtype(model, group, "shared_experts", workload)
         _whole_blocks(model, "the shared-expert width", width, workload.tensor_parallel, weights)
         columns = width * (2 if ffn.gated else 1)
-        uses += [
-            OperatorUse("shared_up_proj", "moe_ffn", Gemm(columns, hidden, weights), count, "rank_rows"),
-            OperatorUse("shared_activation", "moe_ffn", _rows(columns + width), count, "rank_rows"),
-            OperatorUse("shared_down_proj", "moe_ffn", Gemm(hidden, width, weights), count, "rank_rows"),
-        ]
+        uses += _gated_mlp("shared_", "moe_ffn", (columns, width, hidden), weights, count, fused)
     if workload.attention_replicas > 1:
         # Each row travels to at most top_k ranks and its partial sums come back: dispatch and combine.
         copies = min(ffn.top_k, workload.expert_parallel)

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from nfp_model.errors import InvalidArgumentError, require_positive_int
+from nfp_model.operators.modules import CompressedAttention
 from nfp_model.quantities import canonical_dtype, element_type
 from nfp_model.workload import Routing
 
@@ -267,12 +268,18 @@ class Elementwise:
     fixed_bytes : float
         Read whatever the rows [B], such as a recurrent state per sequence.
     launches : int
-        Kernels it takes [-].
+        Kernels it takes, in launches of a plain one [-].
+    several_rows_launches : int
+        Kernels more from two rows on: what is contiguous with one row is copied or strided with several [-].
+    reductions : int
+        Kernels among them that reduce or search along a row, slower the more rows there are, up to a limit [-].
     """
 
     bytes_per_row: float
     fixed_bytes: float = 0.0
     launches: int = 1
+    several_rows_launches: int = 0
+    reductions: int = 0
 
 
 @dataclass(frozen=True)
@@ -313,7 +320,7 @@ class Collective:
     ranks: int
 
 
-Operator = Gemm | FusedMoE | Attention | Elementwise | LinearScan | Collective
+Operator = Gemm | FusedMoE | Attention | CompressedAttention | Elementwise | LinearScan | Collective
 
 Module = Literal["projections", "attention", "dense_ffn", "moe_ffn", "head", "elementwise", "collectives"]
 MODULES: tuple[Module, ...] = ("projections", "attention", "dense_ffn", "moe_ffn", "head", "elementwise", "collectives")

@@ -206,7 +206,9 @@ def _values(
     rows = prediction.forward.tokens(use, start)
     _, values = bound.winning_inputs(int(rows[1]))
     per_position = (
-        values["batch"] if isinstance(use.operator, Attention) else float(_rows_per_position(prediction, use))
+        float(use.operator.batch_size)
+        if isinstance(use.operator, Attention)
+        else float(_rows_per_position(prediction, use))
     )
     return {
         **values,
@@ -293,5 +295,5 @@ def _leaves(bound: BoundOperator, exact: Boundary, count: int, pair: IntArray) -
 def _stream(prediction: Prediction, use: OperatorUse, bound: BoundOperator, exact: Boundary) -> _Found:
     values = _values(prediction, use, bound)
     _, counted = equation_inputs(bound, np.array([1, 2], dtype=np.int64))
-    values["row_bytes"] = float(np.diff(counted["moved_bytes"])[0])
+    values["row_bytes"] = float(np.diff(np.atleast_2d(counted["moved_bytes"]))[0, 0])
     return _Found("stream", closed_form.stream_positions(), values)

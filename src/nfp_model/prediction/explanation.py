@@ -13,7 +13,7 @@ from nfp_model.kernels.attention import attention_counts
 from nfp_model.kernels.counts import FloatArray, KernelRow
 from nfp_model.kernels.moe import moe_counts
 from nfp_model.kernels.steps import ceil_div, round_up
-from nfp_model.operators import Attention, FusedMoE, Gemm, Module, OperatorUse
+from nfp_model.operators import Attention, Elementwise, FusedMoE, Gemm, Module, OperatorUse
 from nfp_model.specs.attention_kernel import AttentionKernel
 from nfp_model.specs.moe_kernel import MoEKernel
 
@@ -123,7 +123,7 @@ class Explanation:
 
         from nfp_model.cost.equations import equation
 
-        names = {"gemm": "GEMM", "moe": "MoE", "attention": "attention", "stream": "stream"}
+        names = {"gemm": "GEMM", "moe": "MoE", "attention": "attention", "stream": "stream", "collective": "collective"}
         lines = [rf"T_{{\mathrm{{{label}}}}} = {sympy.latex(equation(kind).latency)}" for kind, label in names.items()]
         return "\\\\\n".join(lines)
 
@@ -224,6 +224,10 @@ def _mechanism(
         return _gemm_mechanism(use, bound, tokens, seconds)
     if isinstance(use.operator, Attention):
         return _attention_mechanism(use, bound, use.operator, tokens, past)
+    if isinstance(use.operator, Elementwise) and use.operator.several_rows_launches and tokens[0] == 1:
+        return "launches", f"{use.name}: kernels that one position does not need"
+    if isinstance(use.operator, Elementwise) and use.operator.reductions:
+        return "rows", f"{use.name}: reductions along {tokens[2]} rows"
     return "rows", f"{use.name}: the bytes of {tokens[2]} rows"
 
 

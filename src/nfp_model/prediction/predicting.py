@@ -36,6 +36,9 @@ from nfp_model.workload import DecodeMode, Routing, Workload
 
 SATURATED = "saturated"
 
+UNFUSED_BACKENDS = ("torch",)
+"""Backends that run a forward as transformers does, every piece by kernels of its own."""
+
 MOST_POSITIONS = 1 << 20
 """Positions beyond which no search is offered: far past every boundary and every context [positions]."""
 
@@ -189,6 +192,8 @@ def bind_forward(
     check_backend(backend)
     uses = forward_operators(model, workload)
     chosen = choose_backend(hardware, (use.operator for use in uses), backend)
+    if chosen in UNFUSED_BACKENDS:
+        uses = forward_operators(model, workload, fused=False)
     bound = [bind(hardware, use.operator, chosen) for use in uses]
     if tuned_moe is not None:
         bound = [_tuned(one, Path(tuned_moe)) for one in bound]

@@ -18,8 +18,8 @@ TileRule = Literal["fixed", "group", "group_power_of_two", "packed_power_of_two"
 ``tile_rows``; TRT-LLM-gen's ladder with its cost factors."""
 
 SplitRule = Literal[
-    "none", "fa2", "fa3", "fa4", "flashinfer", "trtllm_gen", "sglang_triton", "segments", "flex", "flashmla", "fill"
-]
+    "none", "fa2", "fa3", "fa4", "flashinfer", "trtllm_gen", "sglang_triton", "segments", "flex", "flashmla", "xqa", "mmha", "fill"
+]  # fmt: skip
 """Name of the KV-split rule; each is a function of :mod:`nfp_model.kernels.attention_splits`."""
 
 
@@ -44,6 +44,8 @@ class AttentionRow(Spec):
         The row holds while B x n_kv x tiles(N) is at most this [-].
     max_tiles_per_sm : float or None
         The same limit per SM of the GPU [-].
+    min_key_blocks_per_sm : float or None
+        The row holds from B x n_kv x max(1, floor(keys / 128)) blocks of keys per SM of the GPU on [-].
     windowed, causal : bool or None
         Asks for a sliding window (or none), for a causal mask among the new positions (or none).
     tile_rule, tile_rows : str, int
@@ -52,12 +54,29 @@ class AttentionRow(Spec):
         See :data:`Packing`.
     split_rule : str
         See :data:`SplitRule`.
+    splits_whole_cache : bool
+        Splits are planned for all cached tokens even where a window hides most of them.
     kv_block : int
         Keys of one step of the kernel's loop, the split's unit [tokens].
     max_splits : int or None
         Cap on KV splits [-]; the count itself for ``segments``.
+    width_parts : int
+        CTAs that share a tile's value width, each walking all of its keys [-].
     resident : int
         CTAs per SM, o [-].
+    resident_cost : float
+        Time of o CTAs that share an SM over that of one alone [-].
+    exposed_starts : bool
+        A CTA's start and end do not overlap another CTA's stream, as in a persistent kernel of one CTA per SM.
+    max_planned : int or None
+        Most sequences that are planned one by one on the device; None for any number [-].
+    regroups : bool
+        With several KV heads and sequences, queries and outputs are copied once so that a group's heads lie together.
+    combine_splits : float or None
+        Where a kernel of its own combines the splits one after the other: how many take as long as its start; None where they
+        are combined pairwise [-].
+    step_cost : float
+        Time of a key step over that of the library's main kernel [-].
     source : str or None
         Where the row is stated, when not where the kernel is.
     """
@@ -74,15 +93,24 @@ class AttentionRow(Spec):
     max_batch: int | None = Field(default=None, ge=1)
     max_useful_tiles: int | None = Field(default=None, ge=1)
     max_tiles_per_sm: float | None = Field(default=None, gt=0)
+    min_key_blocks_per_sm: float | None = Field(default=None, gt=0)
     windowed: bool | None = None
     causal: bool | None = None
     tile_rule: TileRule = "fixed"
     tile_rows: int = Field(gt=0)
     packing: Packing
     split_rule: SplitRule = "none"
+    splits_whole_cache: bool = False
     kv_block: int = Field(default=128, gt=0)
     max_splits: int | None = Field(default=None, ge=1)
+    width_parts: int = Field(default=1, ge=1)
     resident: int = Field(default=1, ge=1)
+    resident_cost: float = Field(default=1.0, ge=1)
+    exposed_starts: bool = False
+    max_planned: int | None = Field(default=None, ge=1)
+    regroups: bool = False
+    combine_splits: float | None = Field(default=None, gt=0)
+    step_cost: float = Field(default=1.0, gt=0)
     source: str | None = None
 
     @property
@@ -125,6 +153,10 @@ class AttentionKernel(Spec):
         Inferred from measured steps or traces, not read in source.
     source, versions : str
         Public source and the library versions read.
+    cache_traffic : float
+        Bytes moved for every cached byte: more than 1 where the cache is converted to another type first [-].
+    eight_bit_math : bool
+        An 8-bit cache is multiplied in 8 bits, the queries being quantised too.
     notes : tuple of str
         What the rule leaves out.
     """
@@ -138,6 +170,8 @@ class AttentionKernel(Spec):
     inferred: bool = False
     source: str = Field(min_length=1)
     versions: str = ""
+    cache_traffic: float = Field(default=1.0, ge=1)
+    eight_bit_math: bool = False
     notes: tuple[str, ...] = ()
 
     @model_validator(mode="after")

@@ -13,7 +13,9 @@ from nfp_model.quantities import ELEMENT_TYPES
 from nfp_model.specs.base import Spec
 from nfp_model.specs.registry import load_spec, spec_files, spec_roots
 
-OperatorKind = Literal["gemm", "moe", "attention", "latent_attention", "elementwise", "linear_scan", "collective"]
+OperatorKind = Literal[
+    "gemm", "moe", "attention", "latent_attention", "csa_block", "hca_block", "elementwise", "linear_scan", "collective"
+]  # fmt: skip
 
 
 class GemmConstants(Spec):
@@ -58,6 +60,10 @@ class MoEConstants(Spec):
         rr: share of an expert's weights fetched again for a second and later row block where the kernel groups them [-].
     activation_efficiency : float
         ea: share of the bandwidth the row traffic reaches [-].
+    wave_time_s : float
+        tw: time a wave of blocks takes beside its data [s].
+    expert_time_s : float
+        te: time the kernel's tile scheduler takes for one expert's entry, touched or not [s].
     """
 
     fixed_time_s: float = Field(ge=0)
@@ -66,6 +72,8 @@ class MoEConstants(Spec):
     overlap_exponent: float = Field(ge=1)
     reread_share: float = Field(ge=0, le=1)
     activation_efficiency: float = Field(gt=0, le=20)
+    wave_time_s: float = Field(default=1e-18, gt=0)
+    expert_time_s: float = Field(default=0.0, ge=0)
 
 
 class AttentionConstants(Spec):
@@ -78,14 +86,14 @@ class AttentionConstants(Spec):
     memory_efficiency, overlap_exponent : float
         eb, p [-].
     sequence_time_s : float
-        tb: per sequence of the batch [s].
+        tb: per sequence planned on the device [s].
     step_share : float
         Time of one CTA's 128-key step over the time its SM's share of the bandwidth needs for the step's 65536 bytes [-]:
         tau = step_share x 65536 B x SM / BW.
     cta_time_s : float
-        tc: start and end of one CTA [s].
+        tc: start and end of one CTA of a 64-row tile [s].
     split_time_s : float
-        ts: combining KV splits [s].
+        ts: combining two KV splits, or one more kernel [s].
     matrix_efficiency : float
         ef, held fixed at 0.6 in fits [-].
     """
@@ -100,31 +108,82 @@ class AttentionConstants(Spec):
     matrix_efficiency: float = Field(default=0.6, gt=0, le=1.5)
 
 
+class BlockConstants(Spec):
+    """Constants of a whole attention block over a compressed cache (cost model, section 4).
+
+    Attributes
+    ----------
+    fixed_time_s : float
+        t0: everything no byte or FLOP counted here explains [s].
+    memory_efficiency, matrix_efficiency, overlap_exponent : float
+        eb, ef, p of the projections together, p held fixed at 3 in fits [-].
+    attention_efficiency, index_efficiency : float
+        eg, ei: shares of the 16-bit and 8-bit peak attention and indexer reach [-].
+    selection_time_s : float
+        tk: one wave of selections, a row an SM, among more compressed tokens than a row may keep [s].
+    activation_efficiency : float
+        ea: share of the bandwidth the row traffic reaches [-].
+    """
+
+    fixed_time_s: float = Field(ge=0)
+    memory_efficiency: float = Field(gt=0, le=1.5)
+    matrix_efficiency: float = Field(gt=0, le=1.5)
+    overlap_exponent: float = Field(default=3.0, ge=1)
+    selection_time_s: float = Field(ge=0)
+    attention_efficiency: float = Field(gt=0, le=3)
+    index_efficiency: float = Field(gt=0, le=3)
+    activation_efficiency: float = Field(gt=0, le=20)
+
+
+class CollectiveConstants(Spec):
+    """Constants of communication between ranks (cost model, section 5).
+
+    Attributes
+    ----------
+    fixed_time_s : float
+        t0: one exchange between two ranks [s].
+    memory_efficiency : float
+        eb: share of the link bandwidth reached [-].
+    exchange_time_s, rank_time_s : float
+        tx, tr: one more exchange, one more rank [s].
+    """
+
+    fixed_time_s: float = Field(ge=0)
+    memory_efficiency: float = Field(gt=0, le=1.5)
+    exchange_time_s: float = Field(default=0.0, ge=0)
+    rank_time_s: float = Field(default=0.0, ge=0)
+
+
 class StreamConstants(Spec):
-    """Constants of element-wise work, linear-attention scans and collectives (cost model, section 5).
+    """Constants of element-wise work and linear-attention scans (cost model, section 5).
 
     Attributes
     ----------
     fixed_time_s : float
         Time of one launch [s].
     memory_efficiency : float
-        Share of the memory or link bandwidth reached [-].
+        Share of the memory bandwidth reached; activations that stay in L2 exceed the memory's [-].
+    reduction_time_s : float
+        What a kernel that reduces or searches along rows takes beyond a launch [s].
     """
 
     fixed_time_s: float = Field(ge=0)
-    memory_efficiency: float = Field(gt=0, le=1.5)
+    memory_efficiency: float = Field(gt=0, le=5)
+    reduction_time_s: float = Field(default=0.0, ge=0)
 
 
-Constants = GemmConstants | MoEConstants | AttentionConstants | StreamConstants
+Constants = GemmConstants | MoEConstants | AttentionConstants | BlockConstants | CollectiveConstants | StreamConstants
 
-CONSTANTS_OF: dict[str, type[GemmConstants] | type[MoEConstants] | type[AttentionConstants] | type[StreamConstants]] = {
+CONSTANTS_OF: dict[str, type[Constants]] = {
     "gemm": GemmConstants,
     "moe": MoEConstants,
     "attention": AttentionConstants,
     "latent_attention": AttentionConstants,
+    "csa_block": BlockConstants,
+    "hca_block": BlockConstants,
     "elementwise": StreamConstants,
     "linear_scan": StreamConstants,
-    "collective": StreamConstants,
+    "collective": CollectiveConstants,
 }
 
 

@@ -8,6 +8,13 @@ from pydantic import Field, model_validator
 
 from nfp_model.quantities import ELEMENT_TYPES
 from nfp_model.specs.base import Spec
+from nfp_model.specs.calibration import MoEConstants
+
+MOST_FITTED = 6
+"""Constants a fit may move for one kernel [-]."""
+
+NO_WAVE_TIME_S = 1e-18
+"""Stands for none: a derivative of the p-norm needs a positive number [s]."""
 
 Selection = Literal["rows", "smallest_covering", "occupancy", "next_power_of_two"]
 """``rows``: first row whose conditions hold. ``smallest_covering``: smallest menu tile that holds the rows per expert.
@@ -30,6 +37,8 @@ class MoERow(Spec):
         Output features of the first grouped GEMM, and its depth [elements].
     block_rows, block_columns : int
         Rows of one expert block, and its output columns [rows], [columns].
+    block_depth : int or None
+        Elements of k a block takes in one step of its loop [elements]; None where it is not known.
     grouped : bool
         Blocks of one expert run side by side over a column panel, so that its weights stay in cache.
     source : str
@@ -49,6 +58,7 @@ class MoERow(Spec):
     min_hidden_size: int | None = Field(default=None, ge=1)
     block_rows: int = Field(gt=0)
     block_columns: int = Field(gt=0)
+    block_depth: int | None = Field(default=None, gt=0)
     grouped: bool = False
     source: str
     versions: str | None = None
@@ -101,8 +111,9 @@ class TunedShape(Spec):
         tiles.
     block_rows : tuple of int
         Tile of each key [rows].
-    block_columns : tuple of int or None
-        Column tile of each key [columns]; None where the source lists rows only.
+    block_columns, block_depth : tuple of int or None
+        Column tile of each key [columns], and elements of k in one step of its loop [elements]; None where the source lists
+        rows only.
     source : str
         The file.
     """
@@ -114,16 +125,17 @@ class TunedShape(Spec):
     tokens: tuple[int, ...] = Field(min_length=1)
     block_rows: tuple[int, ...]
     block_columns: tuple[int, ...] | None = None
+    block_depth: tuple[int, ...] | None = None
     source: str
 
     @model_validator(mode="after")
     def _check_lengths(self) -> Self:
         _known_dtypes(self.weight_dtypes)
-        lengths = {len(self.tokens), len(self.block_rows), len(self.block_columns or self.tokens)}
-        if len(lengths) > 1:
-            raise ValueError("tokens, block_rows and block_columns must have the same length")
-        if min(self.tokens) < 1 or min(self.block_rows) < 1 or min(self.block_columns or (1,)) < 1:
-            raise ValueError("tokens, block_rows and block_columns must be at least 1")
+        lists = (self.tokens, self.block_rows, self.block_columns or self.tokens, self.block_depth or self.tokens)
+        if len({len(one) for one in lists}) > 1:
+            raise ValueError("tokens, block_rows, block_columns and block_depth must have the same length")
+        if min(min(one) for one in lists) < 1:
+            raise ValueError("tokens, block_rows, block_columns and block_depth must be at least 1")
         return self
 
 
@@ -164,8 +176,18 @@ class MoEKernel(Spec):
         Blocks are grouped whatever the row says once floor(M/E) exceeds this [rows].
     sparse_path_factor : int or None
         Each (token, expert) pair gets a block of its own when M k times this is at most E, without expert parallelism.
+    sparse_path_fixed_share : float
+        Fixed time on that path over the fixed time off it, where pairs are sorted and aligned first [-].
     tuned : tuple of TunedShape
         Shapes with tuned tiles.
+    resident_blocks : int
+        Blocks an SM works on side by side [-].
+    walks_experts : bool
+        A persistent tile scheduler walks the list of all experts of this rank, touched or not.
+    keeps_local_rows : bool
+        Rows of other ranks' experts are dropped before the activation, instead of carried along.
+    held : dict of str to float
+        Constants of the equation that a fit holds at these values for this kernel, so that at most six are fitted.
     source : str
         Public source of the rule.
     inferred : bool
@@ -197,14 +219,25 @@ class MoEKernel(Spec):
     grouped: bool = False
     grouped_above_tokens_per_expert: int | None = Field(default=None, ge=1)
     sparse_path_factor: int | None = Field(default=None, ge=1)
-    tuned: tuple[TunedShape, ...] = ()
+    sparse_path_fixed_share: float = Field(default=1.0, gt=0, le=1)
+    tuned: tuple[TunedShape, ...] = Field(default=(), repr=False)
+    resident_blocks: int = Field(default=1, gt=0)
+    walks_experts: bool = False
+    keeps_local_rows: bool = False
+    held: dict[str, float] = Field(default_factory=lambda: {"wave_time_s": NO_WAVE_TIME_S, "expert_time_s": 0.0})
     source: str
     inferred: bool = False
-    notes: tuple[str, ...] = ()
+    notes: tuple[str, ...] = Field(default=(), repr=False)
 
     @model_validator(mode="after")
     def _check_itself(self) -> Self:
         _known_dtypes(self.weight_dtypes)
+        unknown = sorted(set(self.held) - set(MoEConstants.model_fields))
+        if unknown or len(MoEConstants.model_fields) - len(self.held) > MOST_FITTED:
+            allowed = ", ".join(MoEConstants.model_fields)
+            raise ValueError(f"held {sorted(self.held)} must name all but {MOST_FITTED} of {allowed}")
+        if not self.walks_experts and self.held.get("expert_time_s") != 0.0:
+            raise ValueError("a kernel that does not walk experts holds expert_time_s at 0")
         if self.selection == "rows":
             if not self.rows or self.menu:
                 raise ValueError("selection 'rows' needs rows and no menu")

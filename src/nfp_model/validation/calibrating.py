@@ -10,6 +10,7 @@ import numpy as np
 
 from nfp_model.boundary import saturated_baseline
 from nfp_model.errors import InvalidArgumentError, UnsupportedError, unknown_name
+from nfp_model.kernels.counts import FloatArray
 from nfp_model.specs.calibration import Calibration, Fit, HeldOutScore, OperatorKind
 from nfp_model.specs.registry import load_hardware
 from nfp_model.uncertainty import Z80
@@ -19,6 +20,7 @@ from nfp_model.validation.fit_tables import (
     FIT_TOKENS,
     LOADERS,
     MAX_TOKENS,
+    MEASURED_AS,
     FitTable,
     recorded_tables,
     setting,
@@ -63,7 +65,7 @@ def fit_calibration(
     operator, dtype : str or None
         One operator kind or data type; None fits every one the data have.
     records : path or None
-        A CSV or JSON file of one's own timings; None takes NVIDIA's published ones (``aiconfigurator-core``).
+        A file of one's own timings, or a folder of files of ``nfp measure``; None takes NVIDIA's published ones (``aiconfigurator-core``).
     out : path or None
         File to write, named ``<gpu>.<backend>.toml``, or a folder for it; None writes nothing.
     date : str or None
@@ -83,8 +85,9 @@ def fit_calibration(
     UnsupportedError
         When nothing was published for this combination.
     """
-    if operator is not None and operator not in LOADERS:
-        raise unknown_name("operator to fit", operator, LOADERS)
+    known = LOADERS if records is None else MEASURED_AS
+    if operator is not None and operator not in known:
+        raise unknown_name("operator to fit", operator, known)
     key = load_hardware(hardware).name
     given = Path(records) if records is not None else None
     tables = _tables_of(key, backend, operator, dtype, given)
@@ -148,7 +151,10 @@ def fit_table(table: FitTable, backend: str, date: str, command: str) -> Fit:
         command=command,
     )
     if not table.test:
-        return fit
+        # Too few shapes for two halves: each was left out in turn.
+        several = len({curve.split_key for curve in curves}) > 1
+        held_out = _scored(points, fit, points.seconds / np.exp(found.left_out)) if several else None
+        return fit.model_copy(update={"held_out": held_out})
     scores = score_curves(table.test, backend, fit)
     main = "balanced" if "balanced" in scores else "beyond_l2" if "beyond_l2" in scores else "all"
     return fit.model_copy(update={"held_out": scores.pop(main, None), "held_out_also": scores})
@@ -176,7 +182,10 @@ def score_curves(curves: Iterable[Curve], backend: str, fit: Fit) -> dict[str, H
 
 def score_points(points: FitPoints, fit: Fit) -> HeldOutScore:
     """Median MAPE over curves, boundary error and coverage of the 80 % band of one fit on measured points."""
-    predicted = points.predicted(fit.constants)
+    return _scored(points, fit, points.predicted(fit.constants))
+
+
+def _scored(points: FitPoints, fit: Fit, predicted: FloatArray) -> HeldOutScore:
     deviation = band_deviation(points, fit)
     judged = points.tokens <= MAX_TOKENS.get(points.operator, int(points.tokens.max()))
     errors, boundaries = [], []
@@ -203,7 +212,7 @@ def _token_range(points: FitPoints) -> tuple[int, int] | None:
     """What the fit saw along the axis its operator is timed over: rows, or the one query position of decode attention."""
     if points.kind == "attention":
         return (1, 1)
-    return None if points.kind == "stream" else (int(points.tokens.min()), int(points.tokens.max()))
+    return None if points.kind == "collective" else (int(points.tokens.min()), int(points.tokens.max()))
 
 
 def _refuse_thin(table: FitTable) -> None:

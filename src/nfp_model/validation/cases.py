@@ -1,20 +1,23 @@
 """What is measured: one case is an operator with everything fixed but the number of positions.
 
 Shapes come from the model specs, so that no dimension is written twice. Kinds, in the order they are worth measuring:
-``forward`` (whole decode forwards), ``attention``, ``moe``, ``gemm``; ``ceilings`` are short and go with the first run.
+``forward`` (whole decode forwards), ``attention``, ``moe``, ``gemm``; ``ceilings`` and ``elementwise`` are short and go with
+the first run.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
+from nfp_model.boundary import saturated_baseline
 from nfp_model.errors import InvalidArgumentError, unknown_name
 from nfp_model.operators import Attention, FusedMoE, Gemm
 from nfp_model.quantities import element_type
 from nfp_model.specs.model import DenseFFN, ModelSpec, MoEFFN, SoftmaxAttention
 from nfp_model.specs.registry import load_model
+from nfp_model.specs.variants import with_fields
 
 KEY_COLUMNS: dict[str, tuple[str, ...]] = {
     "ceilings": ("probe",),
@@ -24,12 +27,15 @@ KEY_COLUMNS: dict[str, tuple[str, ...]] = {
         "implementation", "block_rows",
     ),
     "attention": ("num_query_heads", "num_kv_heads", "head_dim", "causal", "kv_dtype", "implementation"),
-    "forward": ("model", "architecture", "decode_mode", "weight_dtype", "implementation"),
+    "elementwise": ("work", "width", "implementation"),
+    "forward": ("model", "layers", "architecture", "decode_mode", "weight_dtype", "implementation"),
 }  # fmt: skip
 """Columns that name a case, per kind; batch and context are columns of every kind."""
 
 KINDS = tuple(KEY_COLUMNS)
 
+GEMM_BASELINES = (1, 16)
+"""One row, and past the special kernels for a few rows [rows]."""
 GEMM_MODELS = ("llama_3_1_8b", "qwen3_8b", "llama_3_1_70b", "qwen3_32b")
 MOE_MODELS = ("mixtral_8x7b", "qwen3_30b_a3b", "llada2_0_mini")
 MOE_BLOCK_ROWS = (16, 32, 64, 128)
@@ -37,25 +43,32 @@ MOE_ROUTINGS = ("uniform", "power_law:1.2")
 EXPERT_RANKS = {"deepseek_v3": 8}
 """MoE models measured as one of so many expert-parallel ranks."""
 
-ATTENTION_HEADS = ((32, 8), (64, 8), (32, 32), (64, 4))
-"""(query, KV) heads: GQA groups of 4, 8, 1 and 16."""
-ATTENTION_CONTEXTS = (4096, 1024, 16384, 65536, 131072)
+ATTENTION_HEADS = ((32, 8), (32, 4), (32, 32), (64, 4), (16, 4))
+"""(query, KV) heads: GQA groups of 4, 8, 1, 16, and 4 with half the heads."""
+ATTENTION_CONTEXTS = (8192, 1024, 32768, 131072)
 ATTENTION_BATCHES = (1, 8, 64)
-ATTENTION_CACHE_LIMIT_BYTES = 16e9
+ATTENTION_CACHE_LIMIT_BYTES = 9e9
 """Largest cache of one case [B]: beyond it only the batch grows, and the run's minutes go."""
 ATTENTION_STOP_RATIO = 16.0
+FLEX_SIZES = (1, 16, 64, 256)
+"""FlexAttention compiles anew for every number of positions, seconds each: a few must do [positions]."""
+
+ELEMENTWISE_WORKS = ("rms_norm", "residual", "rotary", "cache_update", "activation", "router", "attention_output")
+ELEMENTWISE_SIZES = (1, 4, 16, 64, 128, 256, 512, 1024)
 
 FORWARD_MODELS = (
-    ("llama_3_1_8b", "llama", "verify"),
-    ("qwen3_30b_a3b", "qwen3_moe", "verify"),
-    ("llada2_0_mini", "glm4_moe", "block"),
-    ("llada_8b", "llama", "block"),
-    ("qwen3_8b", "qwen3", "verify"),
-    ("mixtral_8x7b", "mixtral", "verify"),
+    ("llama_3_1_8b", 32, "llama", "verify"),
+    ("qwen3_30b_a3b", 48, "qwen3_moe", "verify"),
+    ("llada2_0_mini", 20, "glm4_moe", "block"),
+    ("llada_8b", 32, "llama", "block"),
+    ("qwen3_8b", 36, "qwen3", "verify"),
+    ("mixtral_8x7b", 20, "mixtral", "verify"),
 )
-"""Model spec, the transformers architecture that runs it (the nearest for diffusion models), decode mode."""
+"""Model spec, layers run, the transformers architecture that runs it (the nearest for diffusion models), decode mode. Twenty of
+Mixtral's 32 layers are what fits 80 GB beside a cache."""
 FORWARD_BATCHES = (1, 8, 32)
 FORWARD_CONTEXTS = (1024, 8192)
+FORWARD_STOP_RATIO = 6.0
 
 
 @dataclass(frozen=True)
@@ -78,6 +91,8 @@ class Case:
         A fixed grid instead of an adaptive one; what a size means for a ceiling is told in the file's header.
     stop_ratio : float
         The coarse grid ends above this multiple of the first point [-]: what follows is plainly compute-bound.
+    baselines : tuple of int
+        Sizes from which near-free boundaries are looked for before other steps [positions].
 
     Examples
     --------
@@ -93,6 +108,7 @@ class Case:
     largest: int = 1024
     sizes: tuple[int, ...] = ()
     stop_ratio: float = math.inf
+    baselines: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         if self.operator not in KEY_COLUMNS:
@@ -138,7 +154,9 @@ def cases_of(kind: str) -> tuple[Case, ...]:
     >>> [str(case) for case in cases_of("ceilings")][:2]
     ['ceilings copy', 'ceilings matmul_bfloat16']
     """
-    makers = {"ceilings": _ceilings, "gemm": _gemms, "moe": _moes, "attention": _attentions, "forward": _forwards}
+    makers: dict[str, Callable[[], Iterator[Case]]]
+    makers = {"ceilings": _ceilings, "gemm": _gemms, "moe": _moes, "attention": _attentions,
+              "elementwise": _elementwise, "forward": _forwards}  # fmt: skip
     if kind not in makers:
         raise unknown_name("kind of measurement", kind, KINDS)
     return tuple(dict.fromkeys(makers[kind]()))
@@ -221,7 +239,8 @@ def _gemms() -> Iterator[Case]:
                 features: shape for features, shape in dense_shapes(load_model(name)).items() if features not in seen
             }
         for (out_features, in_features), shape in seen.items():
-            yield Case("gemm", (shape, out_features, in_features, weight_dtype, implementation))
+            key = (shape, out_features, in_features, weight_dtype, implementation)
+            yield Case("gemm", key, baselines=GEMM_BASELINES)
 
 
 def _moe_shapes() -> Iterator[tuple[str, int, int, int, int]]:
@@ -246,35 +265,82 @@ def _moes() -> Iterator[Case]:
     shapes = list(_moe_shapes())
     for routing in MOE_ROUTINGS:
         for shape in shapes:
-            yield Case("moe", (*shape, routing, "bfloat16", "grouped_mm", 0))
-            for rows in MOE_BLOCK_ROWS:
-                yield Case("moe", (*shape, routing, "bfloat16", "triton", rows))
+            baselines = (1, saturated_baseline(shape[3], shape[4], 1))
+            for implementation, rows in (("grouped_mm", 0), *(("triton", rows) for rows in MOE_BLOCK_ROWS)):
+                yield Case("moe", (*shape, routing, "bfloat16", implementation, rows), baselines=baselines)
 
 
 def _attentions() -> Iterator[Case]:
+    """The kernel of whole forwards first, over everything; the others where they show how they differ."""
+    short, few = ATTENTION_CONTEXTS[:2], ((32, 8), (32, 32))
+    yield from _attention_cases("sdpa_flash", True, ATTENTION_CONTEXTS, ATTENTION_HEADS, ATTENTION_BATCHES)
+    yield from _attention_cases("sdpa_flash", False, short, ATTENTION_HEADS, ATTENTION_BATCHES[:2])
+    yield from _attention_cases("sdpa_cudnn", False, short, few, ATTENTION_BATCHES[:2])
+    yield from _attention_cases("sdpa_cudnn", True, short, few[:1], ATTENTION_BATCHES[:1])
+    yield from _attention_cases("flex", True, short[:1], few, ATTENTION_BATCHES[:1], FLEX_SIZES)
+    yield from _attention_cases("flex", False, short[:1], few, ATTENTION_BATCHES[:1], FLEX_SIZES)
+
+
+def _attention_cases(
+    implementation: str,
+    causal: bool,
+    contexts: tuple[int, ...],
+    heads: tuple[tuple[int, int], ...],
+    batches: tuple[int, ...],
+    sizes: tuple[int, ...] = (),
+) -> Iterator[Case]:
     head_dim, per_element = 128, element_type("bfloat16").bytes
-    runs = (
-        ("sdpa_flash", True),
-        ("sdpa_flash", False),
-        ("sdpa_cudnn", False),
-        ("flex", True),
-        ("sdpa_cudnn", True),
-        ("flex", False),
-    )
-    for implementation, causal in runs:
-        for context in ATTENTION_CONTEXTS:
-            for heads, kv_heads in ATTENTION_HEADS:
-                for batch in ATTENTION_BATCHES:
-                    if 2 * batch * context * kv_heads * head_dim * per_element <= ATTENTION_CACHE_LIMIT_BYTES:
-                        key = (heads, kv_heads, head_dim, int(causal), "bfloat16", implementation)
-                        yield Case("attention", key, batch, context, largest=512, stop_ratio=ATTENTION_STOP_RATIO)
+    for context in contexts:
+        for query_heads, kv_heads in heads:
+            for batch in batches:
+                if 2 * batch * context * kv_heads * head_dim * per_element <= ATTENTION_CACHE_LIMIT_BYTES:
+                    key = (query_heads, kv_heads, head_dim, int(causal), "bfloat16", implementation)
+                    yield Case(
+                        "attention", key, batch, context, largest=512, sizes=sizes,
+                        stop_ratio=ATTENTION_STOP_RATIO, baselines=(1,),
+                    )  # fmt: skip
+
+
+def _elementwise() -> Iterator[Case]:
+    """What transformers runs between GEMMs, attention and experts, at the widths of the forwards."""
+    widths = {
+        "rms_norm": (4096, 2048), "residual": (4096, 2048), "rotary": (40, 36), "cache_update": (8, 4),
+        "activation": (14336, 5120), "router": (128, 256), "attention_output": (32, 16),
+    }  # fmt: skip
+    for work in ELEMENTWISE_WORKS:
+        for width in widths[work]:
+            # One row of heads is contiguous as it is: no kernel runs.
+            sizes = ELEMENTWISE_SIZES[1:] if work == "attention_output" else ELEMENTWISE_SIZES
+            yield Case("elementwise", (work, width, "transformers"), sizes=sizes)
+
+
+def forward_model(model: str, layers: int) -> ModelSpec:
+    """A model's spec with its last group of layers cut so that ``layers`` are left: what fits the device.
+
+    Examples
+    --------
+    >>> forward_model("mixtral_8x7b", 20).num_layers
+    20
+    """
+    spec = load_model(model)
+    if layers == spec.num_layers:
+        return spec
+    last = len(spec.layers) - 1
+    kept = layers - sum(group.count for group in spec.layers[:last])
+    return with_fields(spec, {"num_layers": layers, f"layers.{last}.count": kept})
 
 
 def _forwards() -> Iterator[Case]:
-    for model, architecture, mode in FORWARD_MODELS:
+    for model, layers, architecture, mode in FORWARD_MODELS:
+        spec = load_model(model)
+        routed = next((part for part in spec.ffn.values() if isinstance(part, MoEFFN)), None)
         for implementation in ("flash", "sdpa"):
             for context in FORWARD_CONTEXTS:
                 for batch in FORWARD_BATCHES:
-                    if implementation == "flash" or batch == 1:
-                        key = (model, architecture, mode, "bfloat16", implementation)
-                        yield Case("forward", key, batch, context)
+                    if implementation == "flash" or (batch == 1 and context == FORWARD_CONTEXTS[0]):
+                        key = (model, layers, architecture, mode, "bfloat16", implementation)
+                        saturated = saturated_baseline(routed.num_experts, routed.top_k, batch) if routed else 1
+                        yield Case(
+                            "forward", key, batch, context,
+                            stop_ratio=FORWARD_STOP_RATIO, baselines=tuple(dict.fromkeys((1, saturated))),
+                        )  # fmt: skip

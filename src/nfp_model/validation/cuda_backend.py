@@ -126,9 +126,11 @@ def make_bench(case: Case, torch: Any, device: str, shared: dict[str, Any]) -> B
         from nfp_model.validation.forward_bench import ForwardBench
 
         return ForwardBench(case, torch, device, shared)
+    from nfp_model.validation.elementwise_bench import ElementwiseBench
     from nfp_model.validation.operator_benches import AttentionBench, CeilingBench, GemmBench
 
     benches: dict[str, Callable[[Case, Any, str], Bench]] = {
+        "elementwise": ElementwiseBench,
         "gemm": GemmBench,
         "attention": AttentionBench,
         "ceilings": CeilingBench,

@@ -14,13 +14,25 @@ import numpy as np
 import numpy.typing as npt
 
 from nfp_model.errors import InvalidArgumentError, unknown_name
+from nfp_model.kernels.routing import experts_touched
 from nfp_model.quantities import element_type
 from nfp_model.specs.registry import load_hardware
 from nfp_model.validation.datasets import Exclusion
 from nfp_model.validation.records import BoolArray
+from nfp_model.workload import Routing
 
 SMALLEST_FEATURES = 256
 """Out and in features below which a GEMM is a launch, not a stream [elements]."""
+
+ROUTING_COLUMNS = ["num_experts", "topk", "moe_ep_size", "distribution"]
+"""What makes two rows of a fused-MoE table touch the same number of experts at the same tokens."""
+
+GROUP_ROUTED = {"hidden_size": 7168, "inter_size": 2048, "num_experts": 256, "topk": 8}
+"""Experts of DeepSeek-V3 and R1, whose router keeps 4 of 8 groups (their ``config.json``: n_group, topk_group)."""
+
+TRITON_ALIGNMENT = 16
+"""Elements that integer arguments must be a multiple of for Triton to specialise a kernel on it (triton-lang/triton,
+``specialize_impl``), and with it to load vectors."""
 
 NON_GATED_EXPERTS = frozenset({(2688, 1856), (1024, 2688), (2048, 5120), (4096, 2688), (8192, 5120)})
 """(hidden, expert width) of the experts with two matrices; TensorRT-LLM's own kernel label says so for all five."""
@@ -149,9 +161,26 @@ def moe_filters(gpu: str, backend: str, max_tokens: int) -> list[RowFilter]:
     return [
         _too_many_tokens("num_tokens", max_tokens),
         RowFilter(
-            "one_token_from_l2",
-            "L40S at one token: the few experts touched stay in its 96 MB L2 between replays",
-            lambda rows: (rows["num_tokens"] == 1) & (gpu == "l40s"),
+            "l2_resident",
+            "the weights of the experts touched fit in the L2 cache, which replays of one graph then read instead of memory",
+            lambda rows: ~beyond_l2(touched_bytes(rows), gpu),
+        ),
+        RowFilter(
+            "group_routed",
+            "balanced rows of DeepSeek-V3's experts through kernels that route by themselves: group-limited routing reaches half of them",
+            lambda rows: (
+                (rows["distribution"] == "balanced")
+                & rows["kernel_source"].str.contains("flashinfer_trtllm|min_latency")
+                & (rows[list(GROUP_ROUTED)] == list(GROUP_ROUTED.values())).all(axis=1)
+            ),
+        ),
+        RowFilter(
+            "narrow_loads",
+            f"Triton vectorises loads only where strides divide by {TRITON_ALIGNMENT}; a rank's expert width here does not",
+            lambda rows: (
+                rows["kernel_source"].str.contains("triton|vllm_fused_moe")
+                & ((rows["inter_size"] // rows["moe_tp_size"]) % TRITON_ALIGNMENT > 0)
+            ),
         ),
         RowFilter(
             "falls_with_tokens",
@@ -161,6 +190,26 @@ def moe_filters(gpu: str, backend: str, max_tokens: int) -> list[RowFilter]:
             ),
         ),
     ]
+
+
+def touched_bytes(rows: Any) -> npt.NDArray[np.float64]:
+    """Weights of the experts a rank touches at each row of a fused-MoE table, from routing and sharding [B].
+
+    Parameters
+    ----------
+    rows : DataFrame
+        With the columns of the published table and ``weight_dtype``.
+    """
+    tokens = rows["num_tokens"].to_numpy()
+    touched = np.zeros(len(rows))
+    for (experts, top_k, ranks, routing), here in rows.groupby(ROUTING_COLUMNS, sort=False).indices.items():
+        asked, place = np.unique(tokens[here], return_inverse=True)
+        touched[here] = experts_touched(Routing.parse(routing), experts, top_k, asked, ranks)[place]
+    hidden, width = rows["hidden_size"].to_numpy(), rows["inter_size"].to_numpy()
+    plain = [shape in NON_GATED_EXPERTS for shape in zip(hidden.tolist(), width.tolist(), strict=True)]
+    element = rows["weight_dtype"].map({dtype: element_type(dtype).bytes for dtype in rows["weight_dtype"].unique()})
+    expert = np.where(plain, 2, 3) * hidden * (width // rows["moe_tp_size"].to_numpy()) * element.to_numpy()
+    return np.asarray(touched * expert, dtype=np.float64)
 
 
 def module_filters(gpu: str, backend: str, family: str, min_context: int) -> list[RowFilter]:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -12,16 +13,17 @@ import numpy.typing as npt
 from nfp_model.cost.binding import kernel_for
 from nfp_model.cost.compiled import evaluate
 from nfp_model.cost.inputs import constant_inputs, shape_inputs
-from nfp_model.cost.latency import BoundOperator
+from nfp_model.cost.latency import BoundOperator, Kernel
 from nfp_model.errors import InvalidArgumentError
 from nfp_model.kernels.counts import FloatArray
 from nfp_model.operators import Collective, Operator
-from nfp_model.specs.calibration import CONSTANTS_OF, Fit, OperatorKind, uncalibrated
+from nfp_model.specs.calibration import CONSTANTS_OF, Fit, OperatorKind
 from nfp_model.specs.hardware import HardwareSpec
+from nfp_model.specs.moe_kernel import MoEKernel
 from nfp_model.specs.registry import load_hardware
-from nfp_model.validation.fit_unknowns import DISPATCH
+from nfp_model.validation.fit_unknowns import ONE_TILE, TILE_MENU, Unknowns
 from nfp_model.validation.records import BoolArray, Curve, IntArray
-from nfp_model.validation.shapes import AllReduceShape, AttentionShape
+from nfp_model.validation.shapes import AllReduceShape, AttentionShape, ModuleShape
 
 CALIBRATED_AS: dict[str, OperatorKind] = {
     "gemm": "gemm",
@@ -29,15 +31,46 @@ CALIBRATED_AS: dict[str, OperatorKind] = {
     "attention": "attention",
     "mla": "latent_attention",
     "all_reduce": "collective",
+    "elementwise": "elementwise",
+    "dsv4_csa": "csa_block",
+    "dsv4_hca": "hca_block",
 }
-"""Kind of measured curve -> whose constants it determines."""
+"""Kind of measured curve, family of an attention module -> whose constants it determines."""
 
-L2_SHARE = 0.5
-"""Time of a KV cache replayed from L2 over the same bytes from memory [-]; a timing artefact, so no prediction uses it."""
 
-RESIDENT_CTA_TIMES = 3.0
-"""CTA start times by which a replay from L2 is faster than the first access to memory, read off the step of the public
-timings where the cache outgrows L2 [-]; no prediction uses it."""
+@dataclass(frozen=True)
+class Replay:
+    """How a decode attention that finds its KV cache in L2, as replays of one timing do, differs from serving.
+
+    Read off the public timings where the cache outgrows L2 (fit half, every backend and data type of a generation together);
+    artefacts of the timing, which no prediction uses.
+
+    Attributes
+    ----------
+    stream : float
+        Time of the cache from L2 over the same bytes from memory [-].
+    first_access_s : float
+        Fixed time the first access to memory adds and a replay saves [s].
+    combination : float
+        Time of combining splits whose CTAs end together over that of CTAs streaming from memory [-].
+    """
+
+    stream: float
+    first_access_s: float
+    combination: float = 1.0
+
+
+REPLAYS: dict[str, Replay] = {
+    "ampere": Replay(1.0, 5.5e-6),
+    "ada": Replay(0.2, 1.5e-6),
+    "hopper": Replay(1.0, 4e-6),
+    "blackwell": Replay(1.0, 3e-6, 1.0 / 3.0),
+    "blackwell_rtx": Replay(0.35, 3e-6),
+}
+"""By GPU generation."""
+
+OTHER_REPLAY = Replay(0.5, 4e-6)
+"""Of any other generation."""
 
 PARALLEL_WEIGHT = 0.2
 """Weight of all MoE layers over several ranks, most of the published curves, against those on one GPU [-]."""
@@ -47,6 +80,11 @@ BEYOND_WEIGHT = 3.0
 
 MEASURED_AS = {constants: measured for measured, constants in CALIBRATED_AS.items()}
 """The reverse of :data:`CALIBRATED_AS`."""
+
+
+def measured_kind(curve: Curve) -> str:
+    """Key of :data:`CALIBRATED_AS`: what was timed, an attention module by its family."""
+    return curve.shape.family if isinstance(curve.shape, ModuleShape) else curve.operator
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,8 +107,8 @@ class FitPoints:
         Index into ``curves``.
     curves : tuple of Curve
         Where the points come from.
-    searched : str
-        Key of what a fit moves; see :data:`~nfp_model.validation.fit_unknowns.UNKNOWNS`.
+    held : dict
+        Constants the kernel of most points holds.
     """
 
     operator: OperatorKind
@@ -81,7 +119,12 @@ class FitPoints:
     seconds: FloatArray
     curve: IntArray
     curves: tuple[Curve, ...]
-    searched: str
+    held: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def unknowns(self) -> Unknowns:
+        """What a fit of these points moves."""
+        return Unknowns(self.operator, self.held)
 
     def __len__(self) -> int:
         return int(self.seconds.size)
@@ -97,7 +140,14 @@ class FitPoints:
         sizes = np.diff(np.append(self.starts, total.size))
         least = np.repeat(np.minimum.reduceat(total, self.starts), sizes)
         winner = np.maximum.reduceat(np.where(total == least, np.arange(total.size), 0), self.starts)
-        rivals = {"gemm": ("matrix",), "moe": ("matrix",), "attention": ("chain", "matrix"), "stream": ("fixed",)}
+        rivals = {
+            "gemm": ("matrix",),
+            "moe": ("matrix",),
+            "attention": ("chain", "matrix"),
+            "block": ("matrix",),
+            "stream": ("fixed",),
+            "collective": ("fixed",),
+        }
         other = np.max([self._evaluated(constants, term)[winner] for term in rivals[self.kind]], axis=0)
         return np.asarray(other / np.maximum(self._evaluated(constants, "memory")[winner], 1e-12))
 
@@ -106,8 +156,7 @@ class FitPoints:
         values = {**self.inputs, **constant_inputs(record.model_construct(**constants), self.inputs)}
         if "resident" in self.inputs:
             fixed = constants["fixed_time_s"]
-            saved = RESIDENT_CTA_TIMES * constants["cta_time_s"] * self.inputs["resident"]
-            values["fixed_time"] = np.maximum(fixed - saved, 0.1 * fixed)
+            values["fixed_time"] = np.maximum(fixed - self.inputs["saved"], 0.1 * fixed)
         times = evaluate(self.kind, values, term)
         return np.broadcast_to(times, next(iter(self.inputs.values())).shape)
 
@@ -143,6 +192,7 @@ def collect(
     backend: str,
     hardware: HardwareSpec | None = None,
     advance: Callable[[int], None] | None = None,
+    kernel_of: Callable[[Curve], Kernel] | None = None,
 ) -> FitPoints:
     """Counts of every point of some curves of one kind.
 
@@ -156,6 +206,8 @@ def collect(
         The GPU; None reads it from each curve.
     advance : callable or None
         Told the number of curves done, one call a curve.
+    kernel_of : callable or None
+        The rule of each curve, where the backend does not say it.
 
     Raises
     ------
@@ -163,21 +215,27 @@ def collect(
         Without curves, or with more than one kind of them.
     """
     every = tuple(curves)
-    kinds = {curve.operator for curve in every}
+    kinds = {measured_kind(curve) for curve in every}
     if len(kinds) != 1 or not kinds <= set(CALIBRATED_AS):
         named = ", ".join(sorted(kinds)) or "no curves"
         raise InvalidArgumentError(f"a fit takes curves of one kind among {', '.join(CALIBRATED_AS)}, got {named}")
     operator = CALIBRATED_AS[kinds.pop()]
-    prior = uncalibrated().fit_for(operator, "bfloat16")
-    assert prior is not None
+    # Placeholder: a fit moves the constants, the counts do not depend on them.
+    unknowns = Unknowns(operator)
+    start = unknowns.printed(unknowns.start)
+    prior = Fit(operator=operator, constants=start, log_scatter=0.0, data="none", date="", command="")
     kind, parts, owners = "", [], []
+    rules: Counter[tuple[tuple[str, float], ...]] = Counter()
     for index, curve in enumerate(every):
         gpu = hardware or load_hardware(curve.gpu)
         for bound, tokens, points in _pieces(curve, gpu, backend, prior):
+            if kernel_of is not None:
+                bound = replace(bound, kernel=kernel_of(curve))
             kind, shape = shape_inputs(bound, tokens)
+            if isinstance(bound.kernel, MoEKernel):
+                rules[tuple(bound.kernel.held.items())] += tokens.size
             if curve.beyond_l2 is not None:
-                share = np.where(curve.beyond_l2[points], 1.0, L2_SHARE)
-                shape |= {"kv_bytes": shape["kv_bytes"] * share, "resident": share < 1.0}
+                shape |= _replayed(shape, ~curve.beyond_l2[points], REPLAYS.get(gpu.generation or "", OTHER_REPLAY))
             parts.append(_flat(shape, tokens.size))
             owners.append((index, points))
         if advance is not None:
@@ -193,8 +251,27 @@ def collect(
         seconds=np.concatenate([every[index].seconds[points] for index, points in owners]),
         curve=np.concatenate([np.full(len(points), index) for index, points in owners]),
         curves=every,
-        searched=DISPATCH if "rereads" in inputs and inputs["rereads"].any() else operator,
+        held=_held(rules, inputs),
     )
+
+
+def _replayed(shape: Mapping[str, Any], resident: BoolArray, replay: Replay) -> dict[str, Any]:
+    """Inputs of points whose cache may lie in L2, and what they save of the fixed time [s]."""
+    return {
+        "resident": resident,
+        "saved": replay.first_access_s * resident,
+        "kv_bytes": shape["kv_bytes"] * np.where(resident, replay.stream, 1.0),
+        "passes": shape["passes"] * np.where(resident, replay.combination, 1.0),
+    }
+
+
+def _held(rules: Counter[tuple[tuple[str, float], ...]], inputs: Mapping[str, npt.NDArray[Any]]) -> dict[str, float]:
+    """What the kernel of most points holds: its own statement (MoE), or what one tile or a menu of them leaves out (GEMM)."""
+    if rules:
+        return dict(rules.most_common(1)[0][0])
+    if "rereads" in inputs:
+        return dict(ONE_TILE if inputs["rereads"].any() else TILE_MENU)
+    return {}
 
 
 def _pieces(

@@ -6,6 +6,7 @@ import hashlib
 from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from nfp_model.cost.binding import kernel_for
@@ -14,33 +15,43 @@ from nfp_model.operators import FusedMoE
 from nfp_model.specs.calibration import OperatorKind
 from nfp_model.specs.registry import load_hardware
 from nfp_model.validation.datasets import CurveSet, Source, curves_of
-from nfp_model.validation.fit_points import CALIBRATED_AS, MEASURED_AS
+from nfp_model.validation.fit_points import CALIBRATED_AS, MEASURED_AS, measured_kind
 from nfp_model.validation.recorded import read_timings
 from nfp_model.validation.records import Curve
 from nfp_model.validation.shapes import MoEShape
-from nfp_model.validation.silicon import load_attention, load_collective, load_gemm, load_mla, load_moe
+from nfp_model.validation.silicon import (
+    load_attention,
+    load_attention_module,
+    load_collective,
+    load_gemm,
+    load_mla,
+    load_moe,
+)
 
 LOADERS: dict[OperatorKind, Callable[[str, str], CurveSet]] = {
     "gemm": load_gemm,
     "moe": load_moe,
     "attention": load_attention,
     "latent_attention": load_mla,
+    "csa_block": partial(load_attention_module, family="dsv4_csa"),
+    "hca_block": partial(load_attention_module, family="dsv4_hca"),
     "collective": load_collective,
 }
 
 MAX_TOKENS: dict[OperatorKind, int] = {"gemm": 1024, "moe": 1024}
 """Rows up to which an error is judged; boundaries are judged on the whole curve [rows]."""
 
-FIT_TOKENS: dict[OperatorKind, int] = {"gemm": 1024, "moe": 4096}
+FIT_TOKENS: dict[OperatorKind, int] = {"gemm": 1024, "moe": 2048, "elementwise": 256}
 """Rows a fit sees: MoE layers of many experts leave their plateau late [rows]."""
 
 SAMPLE = {"fit": 120, "test": 120}
 """Curves of one setting used at most; the first by the hash of their shape, so that the sample is fixed."""
 
-FEWEST_SPLIT = 8
-"""Shapes from which a file of one's own timings is split into halves; below, all of it is fitted and none scored [-]."""
+FEWEST_SPLIT = 16
+"""Shapes from which one's own timings are split into halves; below, all are fitted, and scored with each shape left out in
+turn [-]."""
 
-_FAMILIES = ("marlin", "trtllm_gen", "deepgemm", "cutlass", "triton")
+_FAMILIES = ("grouped_mm", "marlin", "trtllm_gen", "deepgemm", "cutlass", "triton")
 
 
 @dataclass(frozen=True)
@@ -52,7 +63,7 @@ class FitTable:
     operator, dtype : str
         Whose constants, and the data type they are for.
     fit, test : tuple of Curve
-        The two halves; the test half is empty for a few timings of one's own, all of which are then fitted.
+        The two halves; the test half is empty for a few shapes of one's own, all of which are then fitted.
     groups : tuple of str
         Setting of each curve of ``fit``; see :func:`setting`.
     source : Source
@@ -115,13 +126,17 @@ def recorded_tables(path: Path, hardware: str, backend: str, operator: str | Non
     key = load_hardware(hardware).name
     every = curves_of(read_timings(path))
     curves = [
-        c for c in every if load_hardware(c.gpu).name == key and c.backend == backend and c.operator in CALIBRATED_AS
+        c
+        for c in every
+        if load_hardware(c.gpu).name == key and c.backend == backend and measured_kind(c) in CALIBRATED_AS
     ]
     tables = []
-    for kind in sorted({CALIBRATED_AS[curve.operator] for curve in curves}):
+    for kind in sorted({CALIBRATED_AS[measured_kind(curve)] for curve in curves}):
         if operator in (None, kind):
-            mine = tuple(curve for curve in curves if CALIBRATED_AS[curve.operator] == kind)
-            tables += _tables(kind, CurveSet(mine, Source(path.name)), backend, dtype, FEWEST_SPLIT)
+            mine = tuple(curve for curve in curves if CALIBRATED_AS[measured_kind(curve)] == kind)
+            name = f"{path.name}/{mine[0].source}" if path.is_dir() else path.name
+            source = Source(name, library_version=mine[0].library_version)
+            tables += _tables(kind, CurveSet(mine, source), backend, dtype, FEWEST_SPLIT)
     if not tables:
         there = ", ".join(sorted({f"{c.gpu} {c.backend} {c.operator}" for c in every})) or "nothing"
         raise InvalidArgumentError(f"{path} has no timings of {backend} on {key} to fit; it has {there}")

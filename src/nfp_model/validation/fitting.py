@@ -17,7 +17,7 @@ from nfp_model.specs.calibration import Fit
 from nfp_model.uncertainty import Z80
 from nfp_model.validation.fit_points import FitPoints, weights
 from nfp_model.validation.fit_refusal import POINTS_PER_CONSTANT, refuse_unfit
-from nfp_model.validation.fit_unknowns import UNKNOWNS, constants_at, exact_constants, significant, start_of
+from nfp_model.validation.fit_unknowns import significant
 
 SOFT = 0.05
 """Log residual beyond which the loss grows linearly instead of quadratically [-]."""
@@ -56,6 +56,8 @@ class ConstantsFit:
         Scatter with which the 80 % band covers 80 % of shapes left out in turn [-].
     band_scatter_parallel : float or None
         The same of the group ``parallel`` alone [-].
+    left_out : ndarray, shape (points,)
+        log(measured / predicted) by fits that never saw the point's shape, shapes left out in turn [-].
     """
 
     constants: dict[str, float]
@@ -64,6 +66,7 @@ class ConstantsFit:
     log_scatter: float
     band_scatter: float
     band_scatter_parallel: float | None
+    left_out: FloatArray
 
 
 def fit_constants(points: FitPoints, groups: Sequence[str] | None = None) -> ConstantsFit:
@@ -82,15 +85,16 @@ def fit_constants(points: FitPoints, groups: Sequence[str] | None = None) -> Con
         For too few points, or points on one side of the knee only; the message says which tokens to measure next.
     """
     refuse_unfit(points)
-    unknowns = UNKNOWNS[points.searched]
+    unknowns = points.unknowns
     weight = weights(points, groups)
-    near = _near(points, solve(_thinned(points), None, start_of(points.searched)))
-    found = solve(near, weight, start_of(points.searched))
-    constants = constants_at(points.searched, found)
+    near = _near(points, solve(_thinned(points), None, unknowns.start))
+    found = solve(near, weight, unknowns.start)
+    constants = unknowns.printed(found)
     residual = np.log(points.seconds / points.predicted(constants))
     log_scatter = float(np.sqrt(np.average(residual**2, weights=weight)))
     covariance = _covariance(near, weight, found, residual)
-    needed = needed_variance(near, _left_out(near, groups, found), found, covariance)
+    missed = _left_out(near, groups, found)
+    needed = needed_variance(near, missed, found, covariance)
     apart = np.array([label == PARALLEL for label in groups or [""] * len(points.curves)])[near.curve]
     own = percentile_scatter(needed[apart], weight[apart]) if apart.any() and not apart.all() else None
     # Single-rank shapes are too few to size a band alone: the others join them.
@@ -98,8 +102,7 @@ def fit_constants(points: FitPoints, groups: Sequence[str] | None = None) -> Con
         weight if own is None else np.where(apart, weight / weight[apart].sum(), 2.0 * weight / weight[~apart].sum())
     )
     band = percentile_scatter(needed, alike)
-    names = tuple(unknown.name for unknown in unknowns)
-    return ConstantsFit(constants, names, covariance, significant(log_scatter), band, own)
+    return ConstantsFit(constants, unknowns.names, covariance, significant(log_scatter), band, own, missed)
 
 
 def _thinned(points: FitPoints) -> FitPoints:
@@ -108,20 +111,20 @@ def _thinned(points: FitPoints) -> FitPoints:
 
 
 def _near(points: FitPoints, logs: FloatArray) -> FitPoints:
-    return points.near_best(exact_constants(points.searched, logs), NEAR_BEST)
+    return points.near_best(points.unknowns.exact(logs), NEAR_BEST)
 
 
 def solve(points: FitPoints, given: FloatArray | None, start: FloatArray, evaluations: int = 60) -> FloatArray:
     """Logarithms of the constants with the least weighted soft-L1 loss; ``given`` None weighs every curve alike."""
     from scipy.optimize import least_squares
 
-    unknowns = UNKNOWNS[points.searched]
+    unknowns = points.unknowns
     weight = weights(points) if given is None else given
-    centre, low, high = start_of(points.searched), np.log([u.low for u in unknowns]), np.log([u.high for u in unknowns])
+    centre, (low, high) = unknowns.start, unknowns.bounds
     root, measured = np.sqrt(weight), np.log(points.seconds)
 
     def residuals(logs: FloatArray) -> FloatArray:
-        errors = root * (np.log(points.predicted(exact_constants(points.searched, logs))) - measured)
+        errors = root * (np.log(points.predicted(unknowns.exact(logs))) - measured)
         return np.concatenate([errors, SOFT / PRIOR_SPREAD * (logs - centre)])
 
     solution = least_squares(
@@ -164,8 +167,7 @@ def band_deviation(points: FitPoints, fit: Fit) -> FloatArray:
 
 def _covariance(points: FitPoints, weight: FloatArray, logs: FloatArray, residual: FloatArray) -> FloatArray:
     """Sandwich estimate, clustered by curve: H^-1 (sum over curves of g g') H^-1 with the soft-L1 loss's curvature [-]."""
-    names = [unknown.name for unknown in UNKNOWNS[points.searched]]
-    jacobian = _gradient(points, exact_constants(points.searched, logs), names)
+    jacobian = _gradient(points, points.unknowns.exact(logs), points.unknowns.names)
     softened = weight / np.sqrt(1.0 + weight * (residual / SOFT) ** 2)
     pull = (SOFT / PRIOR_SPREAD) ** 2
     bread = (jacobian * softened) @ jacobian.T + np.eye(logs.size) * pull
@@ -192,13 +194,12 @@ def _left_out(points: FitPoints, groups: Sequence[str] | None, found: FloatArray
 
 def residuals_at(points: FitPoints, logs: FloatArray) -> FloatArray:
     """log(measured / predicted) of every point at these logarithms of the constants [-]."""
-    return np.asarray(np.log(points.seconds / points.predicted(exact_constants(points.searched, logs))))
+    return np.asarray(np.log(points.seconds / points.predicted(points.unknowns.exact(logs))))
 
 
 def needed_variance(points: FitPoints, missed: FloatArray, found: FloatArray, covariance: FloatArray) -> FloatArray:
     """Residual variance from which each point lies inside the 80 % band: (missed / z)^2 less the covariance's part [-]."""
-    names = [unknown.name for unknown in UNKNOWNS[points.searched]]
-    gradient = _gradient(points, exact_constants(points.searched, found), names)
+    gradient = _gradient(points, points.unknowns.exact(found), points.unknowns.names)
     return np.asarray((missed / Z80) ** 2 - np.einsum("ip,ij,jp->p", gradient, covariance, gradient))
 
 

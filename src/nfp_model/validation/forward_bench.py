@@ -7,9 +7,8 @@ from collections.abc import Callable
 from typing import Any
 
 from nfp_model.specs.model import DenseFFN, ModelSpec, MoEFFN, SoftmaxAttention
-from nfp_model.specs.registry import load_model
-from nfp_model.validation.cases import Case
-from nfp_model.validation.operator_benches import flash_attention
+from nfp_model.validation.cases import Case, forward_model
+from nfp_model.validation.operator_benches import flash_attention, kernel_count
 from nfp_model.validation.timing import CannotMeasure
 
 BYTES = 2
@@ -29,7 +28,7 @@ def config_values(model: ModelSpec, architecture: str) -> dict[str, Any]:
 
     Examples
     --------
-    >>> config_values(load_model("mixtral_8x7b"), "mixtral")["num_local_experts"]
+    >>> config_values(forward_model("mixtral_8x7b", 20), "mixtral")["num_local_experts"]
     8
     """
     attention = next(part for part in model.attention.values() if isinstance(part, SoftmaxAttention))
@@ -78,9 +77,10 @@ class ForwardBench:
 
     def __init__(self, case: Case, torch: Any, device: str, shared: dict[str, Any]) -> None:
         self.case, self.torch, self.device, self.shared = case, torch, device, shared
-        self.spec = load_model(str(case["model"]))
+        self.spec = forward_model(str(case["model"]), case.number("layers"))
         self.causal = case["decode_mode"] == "verify"
         self.cache: Any = None
+        self.hooks: list[Any] = []
 
     def _cache_bytes(self, positions: int) -> float:
         attention = next(part for part in self.spec.attention.values() if isinstance(part, SoftmaxAttention))
@@ -116,9 +116,13 @@ class ForwardBench:
         # A name with "flash" in it would make transformers look for a package.
         name = "nfp_causal" if self.causal else "nfp_full"
         interface = importlib.import_module("transformers").AttentionInterface
+        torch, causal = (
+            self.torch,
+            self.causal,
+        )  # not self: the library keeps the function, and would keep the model with it
 
         def attention(module: Any, q: Any, k: Any, v: Any, mask: Any, scaling: float | None = None, **_: Any) -> Any:
-            output = flash_attention(self.torch, q, k, v, self.causal, scaling)
+            output = flash_attention(torch, q, k, v, causal, scaling)
             return output.transpose(1, 2).contiguous(), None
 
         interface.register(name, attention)
@@ -150,6 +154,7 @@ class ForwardBench:
         self._choose_attention(model)
         lengths = self._random_cache(model, positions)
         keys = case.context + positions
+        self._draw_experts(model, positions)
         tokens = torch.randint(0, self.spec.vocab_size, (case.batch, positions), device=self.device)
         places = torch.arange(case.context, keys, device=self.device).expand(case.batch, positions)
         mask = None
@@ -174,20 +179,25 @@ class ForwardBench:
         right = tuple(logits.shape) == (self.case.batch, 2, self.spec.vocab_size)
         return 0.0 if right and bool(self.torch.isfinite(logits).all()) else float("nan")
 
+    def _draw_experts(self, model: Any, positions: int) -> None:
+        """Every MoE layer gets choices of its own: independent uniform draws, in place of what the random router chose."""
+        for hook in self.hooks:
+            hook.remove()
+        experts = [module for module in model.modules() if type(module).__name__.endswith("Experts")]
+        self.hooks = [module.register_forward_pre_hook(self._choice(positions)) for module in experts]
+
+    def _choice(self, positions: int) -> Callable[[Any, tuple[Any, ...]], tuple[Any, ...]]:
+        routed = next(part for part in self.spec.ffn.values() if isinstance(part, MoEFFN))
+        rows = self.case.batch * positions
+        ranks = self.torch.rand(rows, routed.num_experts, device=self.device)
+        chosen = ranks.topk(routed.top_k, dim=-1).indices
+
+        def replaced(module: Any, arguments: tuple[Any, ...]) -> tuple[Any, ...]:
+            hidden, index, weights = arguments
+            return hidden, chosen.to(index.dtype), weights
+
+        return replaced
+
     def note(self, positions: int) -> str:
-        """Experts the prepared forward touches, mean over its MoE layers: random routers need not be uniform."""
-        if not self.spec.is_moe:
-            return ""
-        touched: list[int] = []
-
-        def count(module: Any, arguments: tuple[Any, ...]) -> None:
-            touched.append(int(self.torch.unique(arguments[1]).numel()))
-
-        experts = [module for module in self.model.modules() if type(module).__name__.endswith("Experts")]
-        hooks = [module.register_forward_pre_hook(count) for module in experts]
-        try:
-            self.execute(0)
-        finally:
-            for hook in hooks:
-                hook.remove()
-        return f"experts_touched={sum(touched) / len(touched):.1f}" if touched else ""
+        """Kernels of the prepared forward at one position."""
+        return f"kernels={kernel_count(self.torch, self.execute)}" if positions == 1 else ""

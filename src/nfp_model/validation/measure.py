@@ -19,12 +19,15 @@ from pathlib import Path
 
 from nfp_model.errors import InvalidArgumentError, require_positive, unknown_name
 from nfp_model.validation.cases import KINDS, Case, cases_of
-from nfp_model.validation.plan import STEP_THRESHOLD, TimeBudget, coarse_sizes, next_size, step_edges
+from nfp_model.validation.plan import STEP_THRESHOLD, TimeBudget, boundary_size, coarse_sizes, next_size, step_edges
 from nfp_model.validation.store import RecordStore
 from nfp_model.validation.timing import Backend, CannotMeasure, DeviceLost
 
 Predictor = Callable[[Case, Sequence[int]], Sequence[float] | None]
 """Predicted seconds of a case at ascending positions; None where there is no prediction."""
+
+STAGES = ("coarse", "boundaries", "steps")
+"""What every case of a group gets before any gets the next."""
 
 LOST = "the device was lost in "
 """Remark that keeps a continued run from the case that broke the device."""
@@ -61,9 +64,15 @@ METHOD_OF_KIND = {
         "new positions are the last ones of a contiguous cache of context + positions tokens; causal 1: aligned to the "
         "last key (sdpa_cudnn: by a mask that is read)"
     ),
+    "elementwise": (
+        "one piece of a layer as transformers runs it between its matrix products, activations in L2 as in a model; "
+        "note: kernels in one execution, counted by torch's profiler"
+    ),
     "forward": (
         "transformers model, random weights, static cache of context + positions tokens, logits of all positions; one "
-        "fill kernel more. flash: SDPA's flash kernel; sdpa: SDPA with a mask, keys and values repeated per query head"
+        "fill kernel more. Experts: independent uniform draws a layer in place of the random router's choice, which is "
+        "computed all the same. flash: SDPA's flash kernel; sdpa: SDPA with a mask, keys and values repeated per query "
+        "head. note at one position: kernels in one execution, counted by torch's profiler"
     ),
 }
 
@@ -109,7 +118,7 @@ def run_measurement(
 
     Parameters
     ----------
-    kind : {"ceilings", "gemm", "moe", "attention", "forward"}
+    kind : {"ceilings", "gemm", "moe", "attention", "elementwise", "forward"}
         What to measure.
     out : Path
         CSV file.
@@ -215,23 +224,21 @@ class _Run:
             until = self.budget.left - self.budget.share(len(groups) - number)
             advance(group[0].group, 0)
             try:
-                for refine in (False, True):
+                for stage in STAGES:
                     for case in group:
-                        self.complete_case(case, refine, until)
+                        self.complete_case(case, stage, until)
             finally:
                 self.backend.release()
             advance(group[0].group, len(group))
 
-    def complete_case(self, case: Case, refine: bool, until: float) -> None:
-        """Measure a case's coarse grid, or refine it, while the group's share lasts."""
+    def complete_case(self, case: Case, stage: str, until: float) -> None:
+        """Measure a case's coarse grid, look for its near-free boundaries, or refine its steps, while the group's share lasts."""
         measured = self.store.measured(case, self.l2_state)
-        if not refine:
+        if stage == STAGES[0]:
             self.report.already_there += len(measured)
-        coarse = case.sizes or coarse_sizes(case.largest)
-        predicted = self.predicted_edges(case, coarse) if refine else ()
-        threshold = STEP_THRESHOLD if refine and not case.sizes else math.inf
+        predicted = self.predicted_edges(case) if stage == "steps" else ()
         while str(case) not in self.report.refused:
-            size = next_size(measured, coarse, predicted, threshold, case.stop_ratio)
+            size = _wanted_size(case, stage, measured, predicted)
             if size is None:
                 return
             if not self.time_allows(case, until):
@@ -243,10 +250,10 @@ class _Run:
         """Whether a point as long as the longest of its group so far still ends in the group's share."""
         return self.budget.allows(until + self.longest.get(case.group, 0.0))
 
-    def predicted_edges(self, case: Case, coarse: Sequence[int]) -> tuple[int, ...]:
+    def predicted_edges(self, case: Case) -> tuple[int, ...]:
         if self.predictor is None or case.sizes:
             return ()
-        sizes = range(min(coarse), max(coarse) + 1)
+        sizes = range(1, case.largest + 1)
         seconds = self.predictor(case, sizes)
         return () if seconds is None else step_edges(sizes, seconds)
 
@@ -267,6 +274,13 @@ class _Run:
         self.report.measured += 1
         spent = self.budget.clock() - started
         self.longest[case.group] = max(spent, self.longest.get(case.group, 0.0))
+
+
+def _wanted_size(case: Case, stage: str, measured: Mapping[int, float], predicted: Sequence[int]) -> int | None:
+    if stage == "boundaries":
+        return None if case.sizes else boundary_size(measured, case.baselines)
+    threshold = STEP_THRESHOLD if stage == "steps" and not case.sizes else math.inf
+    return next_size(measured, case.sizes or coarse_sizes(case.largest), predicted, threshold, case.stop_ratio)
 
 
 @contextmanager

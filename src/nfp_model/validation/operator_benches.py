@@ -22,6 +22,16 @@ def relative_error(torch: Any, output: Any, reference: Any) -> float:
     return float(difference / torch.linalg.vector_norm(reference.float()))
 
 
+def kernel_count(torch: Any, execute: Callable[[int], object]) -> int:
+    """Kernels, copies and fills one execution starts on the device, as torch's profiler lists them [-]."""
+    execute(0)
+    torch.cuda.synchronize()
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profile:
+        execute(0)
+        torch.cuda.synchronize()
+    return sum(1 for event in profile.events() if event.device_type == torch.autograd.DeviceType.CUDA)
+
+
 class ScaledProduct:
     """x W^T with e4m3 operands and one scale each, as ``torch._scaled_mm`` takes them."""
 

@@ -13,6 +13,12 @@ STEP_THRESHOLD = 0.04
 twice in public timings (aiconfigurator-core 0.12.0: 1.7 % for a GEMM)."""
 
 
+BOUNDARY_TOLERANCES = (0.1, 0.2, 0.5)
+"""eps whose boundaries are looked for before other steps [-]."""
+BOUNDARY_PRECISION = 1 / 32
+"""A boundary known to a thirty-second of itself is known well enough [-]: two predictions that far apart are alike."""
+
+
 def coarse_sizes(largest: int, smallest: int = 1) -> tuple[int, ...]:
     """Powers of two from ``smallest`` to ``largest``, both ends included [positions].
 
@@ -98,6 +104,46 @@ def next_size(
     ]
     rise, width, low = max(rises, default=(0.0, 0, 0))
     return low + width // 2 if rise > threshold else None
+
+
+def boundary_size(
+    measured: Mapping[int, float],
+    baselines: Sequence[int],
+    tolerances: Sequence[float] = BOUNDARY_TOLERANCES,
+    precision: float = BOUNDARY_PRECISION,
+) -> int | None:
+    """The size that tells most about where a curve leaves a tolerance for good.
+
+    Parameters
+    ----------
+    measured : mapping
+        Size -> seconds so far [positions -> s].
+    baselines : sequence of int
+        N0s the tolerance is taken from; those not measured are passed over [positions].
+    tolerances : sequence of float
+        eps [-].
+    precision : float
+        Width of the interval that holds the crossing, over its lower end, at which it is known well enough [-].
+
+    Returns
+    -------
+    int or None
+        None when every crossing is known to one position or to ``precision``.
+
+    Examples
+    --------
+    >>> boundary_size({1: 1.0, 64: 1.0, 128: 1.5}, baselines=(1,), tolerances=(0.1,))
+    96
+    """
+    sizes = sorted(measured)
+    for baseline in (size for size in baselines if size in measured):
+        for tolerance in tolerances:
+            limit = (1 + tolerance) * measured[baseline]
+            low = max(size for size in sizes if size >= baseline and measured[size] <= limit)
+            above = [size for size in sizes if size > low]
+            if above and above[0] - low > max(1, precision * low):
+                return low + (above[0] - low) // 2
+    return None
 
 
 @dataclass

@@ -16,7 +16,7 @@ from nfp_model.validation.calibrating import fitted_range, score_curves
 from nfp_model.validation.fit_files import write_calibration
 from nfp_model.validation.fit_points import FitPoints, collect, weights
 from nfp_model.validation.fit_tables import sampled, setting, silicon_tables
-from nfp_model.validation.fit_unknowns import UNKNOWNS, significant, start_of
+from nfp_model.validation.fit_unknowns import significant
 from nfp_model.validation.fitting import (
     fit_constants,
     needed_variance,
@@ -138,11 +138,9 @@ def _fit_pool(operator: OperatorKind, pool: _Pool, unseen: list[Curve], left_out
     for generation in seen:
         out = pool.mask(generation)
         rest = points.where(~out) if (~out).any() and len(seen) > 1 else points
-        missed[out] = residuals_at(
-            points.where(out), solve(rest, weights(rest, pool.groups), start_of(points.searched))
-        )
+        missed[out] = residuals_at(points.where(out), solve(rest, weights(rest, pool.groups), points.unknowns.start))
     weight = weights(points, pool.groups)
-    logs = np.log([found.constants[unknown.name] for unknown in UNKNOWNS[points.searched]])
+    logs = np.log([found.constants[name] for name in found.fitted])
     fit = Fit(
         operator=operator,
         constants=found.constants,

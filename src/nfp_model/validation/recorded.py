@@ -3,31 +3,44 @@
 from __future__ import annotations
 
 import csv
+from collections.abc import Iterable
 from pathlib import Path
 
 from nfp_model.errors import SpecError, UnsupportedError
 from nfp_model.validation.cases import KEY_COLUMNS
 from nfp_model.validation.records import Measurement
-from nfp_model.validation.shapes import AttentionShape, ForwardShape, GemmShape, MoEShape, Shape
+from nfp_model.validation.shapes import AttentionShape, ElementwiseShape, ForwardShape, GemmShape, MoEShape, Shape
 from nfp_model.validation.store import columns_of
 from nfp_model.validation.user_data import read_records
 
 BACKEND = "torch"
 
 
-def is_recorded(path: Path) -> bool:
-    """Whether a file was written by ``nfp measure``: its column names say so."""
+def is_recorded(path: Path, kinds: Iterable[str] = KEY_COLUMNS) -> bool:
+    """Whether a file was written by ``nfp measure``, and of one of these kinds: its column names say so."""
     try:
         with open(path, encoding="utf-8") as file:
             first = next((line.strip() for line in file if not line.startswith("#")), "")
     except (OSError, UnicodeDecodeError):
         return False
-    return any(first == ",".join(columns_of(kind)) for kind in KEY_COLUMNS)
+    return any(first == ",".join(columns_of(kind)) for kind in kinds)
 
 
 def read_timings(path: Path) -> tuple[Measurement, ...]:
-    """A file of one's own timings of either kind: written by ``nfp measure``, or in the plain CSV or JSON form."""
-    return read_recorded(path) if is_recorded(path) else read_records(path)
+    """A file of one's own timings of either kind, written by ``nfp measure`` or in the plain CSV or JSON form, or a folder of
+    the former: limits of the device and lists of kernels in it are passed over.
+
+    Raises
+    ------
+    SpecError
+        For a folder without timings.
+    """
+    if not path.is_dir():
+        return read_recorded(path) if is_recorded(path) else read_records(path)
+    files = [file for file in sorted(path.glob("*.csv")) if is_recorded(file) and not is_recorded(file, ("ceilings",))]
+    if not files:
+        raise SpecError(f"{path}: no file of timings written by nfp measure in it")
+    return tuple(point for file in files for point in read_recorded(file))
 
 
 def read_recorded(path: Path, implementation: str | None = None) -> tuple[Measurement, ...]:
@@ -77,7 +90,7 @@ def _measurement(row: dict[str, str], header: dict[str, str], path: Path) -> Mea
         shape=_shape(row, path),
         gpu=header.get("hardware", "auto"),
         backend=BACKEND,
-        tokens=int(row["tokens"] if operator in ("gemm", "moe") else row["positions"]),
+        tokens=int(row["tokens"] if operator in ("gemm", "moe", "elementwise") else row["positions"]),
         seconds=median,
         spread=(high - low) / median,
         weight_dtype=weight_dtype,
@@ -114,5 +127,8 @@ def _shape(row: dict[str, str], path: Path) -> Shape:
         heads = (number["num_query_heads"], number["num_kv_heads"], number["head_dim"])
         return AttentionShape(*heads, context_length=number["context"], batch_size=number["batch"])
     if row["operator"] == "forward":
-        return ForwardShape(row["model"], number["batch"], number["context"])
+        mode = "block" if row["decode_mode"] == "block" else "verify"
+        return ForwardShape(row["model"], number["batch"], number["context"], number["layers"], mode)  # type: ignore[arg-type]
+    if row["operator"] == "elementwise":
+        return ElementwiseShape(row["work"], number["width"])
     raise UnsupportedError(f"{path}: {row['operator']} are limits of the device, not timings of an operator")

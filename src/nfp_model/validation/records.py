@@ -21,11 +21,12 @@ from nfp_model.errors import (
     require_positive_int,
     unknown_name,
 )
-from nfp_model.operators import Attention, FusedMoE, Gemm
+from nfp_model.operators import Attention, CompressedAttention, Elementwise, FusedMoE, Gemm
 from nfp_model.quantities import canonical_dtype
 from nfp_model.validation.shapes import (
     AllReduceShape,
     AttentionShape,
+    ElementwiseShape,
     ForwardShape,
     GemmShape,
     ModuleShape,
@@ -37,7 +38,7 @@ FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
 BoolArray = npt.NDArray[np.bool_]
 
-OperatorKind = Literal["gemm", "moe", "attention", "mla", "attention_module", "all_reduce", "forward"]
+OperatorKind = Literal["gemm", "moe", "attention", "mla", "attention_module", "all_reduce", "elementwise", "forward"]
 OPERATOR_KINDS: tuple[str, ...] = get_args(OperatorKind)
 
 BACKENDS = ("vllm", "sglang", "trtllm", "torch", "nccl", "deepgemm")
@@ -50,6 +51,7 @@ SHAPE_TYPES: dict[str, type[Shape]] = {
     "mla": AttentionShape,
     "attention_module": ModuleShape,
     "all_reduce": AllReduceShape,
+    "elementwise": ElementwiseShape,
     "forward": ForwardShape,
 }
 """Shape record of every kind of operator."""
@@ -251,7 +253,24 @@ class Curve:
         arrays = {name: getattr(self, name) for name in _COLUMNS}
         return replace(self, **{name: array[mask] for name, array in arrays.items() if array is not None})
 
-    def operator_record(self, batch_size: int | None = None) -> Gemm | FusedMoE | Attention:
+    @staticmethod
+    def _module(shape: ModuleShape, batch_size: int, weight_dtype: str) -> CompressedAttention:
+        from nfp_model.validation.module_configs import compressed_attention
+
+        return compressed_attention(
+            shape.model,
+            shape.family,
+            shape.num_query_heads,
+            shape.tensor_parallel,
+            shape.compress_ratio,
+            shape.context_length,
+            batch_size,
+            weight_dtype,
+        )
+
+    def operator_record(
+        self, batch_size: int | None = None
+    ) -> Gemm | FusedMoE | Attention | CompressedAttention | Elementwise:
         """The operator this curve times, for the cost model.
 
         Parameters
@@ -262,7 +281,7 @@ class Curve:
         Raises
         ------
         UnsupportedError
-            For attention modules, collectives and whole forwards, which are more than one operator record.
+            For other attention modules, collectives and whole forwards, which are more than one operator record.
         """
         weight, activation = self.weight_dtype or "bfloat16", self.activation_dtype or "bfloat16"
         if isinstance(self.shape, GemmShape):
@@ -271,6 +290,10 @@ class Curve:
             return self.shape.operator(weight, activation)
         if isinstance(self.shape, AttentionShape):
             return self.shape.operator(self.kv_dtype or "bfloat16", batch_size, latent=self.operator == "mla")
+        if isinstance(self.shape, ElementwiseShape):
+            return self.shape.operator()
+        if isinstance(self.shape, ModuleShape) and self.shape.batch_size is not None:
+            return self._module(self.shape, self.shape.batch_size, weight)
         raise UnsupportedError(f"a curve of kind '{self.operator}' is not one operator record")
 
     def measurements(self) -> Iterator[Measurement]:

@@ -8,10 +8,10 @@ import numpy as np
 import numpy.typing as npt
 
 from nfp_model.kernels.counts import FloatArray
-from nfp_model.operators import Attention, FusedMoE, Gemm
+from nfp_model.operators import Attention, CompressedAttention, Elementwise, FusedMoE, Gemm
 from nfp_model.validation.fit_points import FitPoints
 from nfp_model.validation.records import Curve, IntArray
-from nfp_model.validation.shapes import AllReduceShape, AttentionShape, GemmShape, MoEShape, Shape
+from nfp_model.validation.shapes import AllReduceShape, AttentionShape, GemmShape, ModuleShape, MoEShape, Shape
 
 IDLE, ROOFLINE, THREE, CONSTANT, TABLE = (
     "idle_compute", "roofline", "three_constants", "best_constant", "interpolation",
@@ -40,6 +40,8 @@ def memory_seconds(points: FitPoints) -> FloatArray:
         moved = inputs["experts_touched"] * (inputs["up_bytes"] + inputs["down_bytes"]) + inputs["moved_bytes"]
     elif points.kind == "attention":
         moved = inputs["kv_bytes"]
+    elif points.kind == "block":
+        moved = inputs["weight_bytes"] + inputs["moved_bytes"]
     else:
         moved = inputs["moved_bytes"]
     return np.asarray(moved / inputs["bandwidth"])
@@ -47,7 +49,7 @@ def memory_seconds(points: FitPoints) -> FloatArray:
 
 def matrix_seconds(points: FitPoints) -> FloatArray:
     """FLOP of useful rows over the datasheet rate, at each point [s]; nothing for streams."""
-    if points.kind == "stream":
+    if points.kind in ("stream", "collective"):
         return np.zeros(len(points))
     tokens, peak = points.tokens.astype(np.float64), points.inputs["peak"][points.starts]
     per_token = np.array([_flop_per_token(curve) for curve in points.curves])[points.curve]
@@ -61,6 +63,10 @@ def _flop_per_token(curve: Curve) -> float:
         return record.flop_per_row
     if isinstance(record, FusedMoE):
         return record.flop_per_routed_row * record.top_k / record.expert_parallel
+    if isinstance(record, CompressedAttention):
+        return float(2.0 * record.weight_elements * record.batch_size + record.attention_flop(1) + record.index_flop(1))
+    if isinstance(record, Elementwise):
+        return 0.0
     cached = record.keys_before(record.context_lengths[0])
     if curve.axis == "positions":
         return record.flop_per_position_and_key * record.batch_size * cached
@@ -156,6 +162,8 @@ def features(shape: Shape) -> tuple[float, ...]:
         sizes += (shape.window + 1,)
     elif isinstance(shape, AllReduceShape):
         sizes = (shape.ranks,)
+    elif isinstance(shape, ModuleShape):
+        sizes = (shape.num_query_heads, shape.context_length + 1, shape.batch_size or 1)
     else:
         sizes = ()
     return tuple(np.log2(sizes).tolist())

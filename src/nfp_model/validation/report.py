@@ -23,7 +23,7 @@ from nfp_model.validation.report_tables import (
     token_table,
     worst_table,
 )
-from nfp_model.validation.report_text import EXCLUSIONS, HEAD, KNOWN_FAULTS, METHOD, PAPER
+from nfp_model.validation.report_text import EXCLUSIONS, HEAD, KNOWN_FAULTS, METHOD, OWN, PAPER
 from nfp_model.validation.score_records import ScoreReport
 
 
@@ -128,6 +128,7 @@ def markdown(report: ScoreReport, pictures: Sequence[Path] = ()) -> str:
     parts += ["## Beside other predictors\n", predictor_table(report.rows), reference_words()]
     parts += ["## Where the residual sits\n", token_table(main), worst_table(results)]
     parts += ["## The paper's claim\n", PAPER, over_table(report.rows)]
+    parts += ["## Whole forwards and attention with many positions, timed by us\n", OWN]
     parts += ["## Excluded\n", EXCLUSIONS, exclusion_table(report), KNOWN_FAULTS]
     parts += [
         "## Pictures\n",

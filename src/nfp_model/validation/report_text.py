@@ -35,6 +35,12 @@ METHOD = """## How it is scored
   rows those of another GPU of the generation.
 """
 
+OWN = """\
+```{include} validation/own.md
+:relative-images:
+```
+"""
+
 PAPER = """The source paper (arXiv 2605.30851) reports that idle compute over-predicts by 2.4x to 23x. Its tolerance, its baseline and its
 hardware are not public here, so no row below is a reproduction of its table: tolerance and baseline are swept, and the ratio is shown for
 every curve whose measured boundary lies inside the timed range. Idle compute here is the definition of this library: the largest N whose
@@ -50,6 +56,7 @@ EXCLUSIONS = """Rows of the tables, both halves, left out before anything is fit
 KNOWN_FAULTS = """Left in, and part of the errors above: TensorRT-LLM MoE power-law rows have spikes; L40S TensorRT-LLM bf16 scatters by
 14 % at small M; balanced MoE rows of group-routed models do not touch every expert. All-reduce is scored by percentage error alone.
 Attention over several query positions against a long cache is published only for the DeepSeek-V4 blocks over a compressed cache
-(`dsv4_csa`, `dsv4_hca`), which are projections, indexer, compressed attention and output in one number: the library has no operator for
-them, so they are counted as refused. The `dsa`, `msa` and `mla` modules have no usable rows (see the exclusions).
+(`dsv4_csa`, `dsv4_hca`), which are projections, indexer, compressed attention and output in one number and are predicted as such. The
+`mla` module is timed without any cached token; `dsa` and `msa` have at most 128 cached tokens but for SGLang's, which are timed
+without a graph (see the exclusions).
 """

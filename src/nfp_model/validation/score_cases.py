@@ -10,7 +10,6 @@ import numpy as np
 
 from nfp_model.boundary import saturated_baseline
 from nfp_model.cost.binding import constants_for, kernel_for, operator_dtype, operator_kind
-from nfp_model.curve import LatencyCurve
 from nfp_model.errors import NfpModelError
 from nfp_model.operators import Collective, FusedMoE, Gemm, Operator
 from nfp_model.specs.calibration import Fit, load_calibration, uncalibrated
@@ -27,8 +26,6 @@ from nfp_model.validation.silicon_tables import SYSTEM_OF
 
 FITTED, SIBLING, UNCALIBRATED = "fitted", "sibling", "uncalibrated"
 """Constants of this GPU and backend, of another GPU of its generation, and of none of its generation."""
-
-NO_RECORD = "a whole attention block over a compressed cache is no operator the library has"
 
 
 @dataclass(frozen=True)
@@ -88,8 +85,6 @@ def case_set(curves: Sequence[Curve], table: Sequence[Curve], backend: str) -> C
     backend : str
         Whose kernel rules and constants.
     """
-    if isinstance(curves[0].shape, ModuleShape):
-        return CaseSet({}, {NO_RECORD: len(curves)})
     if isinstance(curves[0].shape, ForwardShape):
         return _forward_cases(curves, backend)
     able, refused = _predictable(curves, backend)
@@ -208,22 +203,15 @@ def _predicted(bare: Sequence[CurveCase], points: FitPoints, fit: Fit) -> list[C
 
 def _forward_cases(curves: Sequence[Curve], backend: str) -> CaseSet:
     """Whole forwards of a user's file, by the prediction itself; bands and interpolation are left to the operators."""
-    from nfp_model.prediction import latency_curve
+    from nfp_model.validation.forwards import forward_prediction
 
     cases, refused, names = [], Counter[str](), set()
     for curve in curves:
         shape = curve.shape
         assert isinstance(shape, ForwardShape)
         try:
-            predicted: LatencyCurve = latency_curve(
-                curve.gpu,
-                shape.model,
-                positions=curve.tokens,
-                batch_size=shape.batch_size,
-                context_length=shape.context_length,
-                backend=backend,
-                max_positions=int(curve.tokens[-1]),
-            )
+            prediction = forward_prediction(curve.gpu, shape, int(curve.tokens[-1]), backend)
+            predicted = prediction.forward.curve(curve.tokens)
         except NfpModelError as error:
             refused[str(error)] += 1
             continue

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
-from nfp_model.errors import InvalidArgumentError, require_positive_int
-from nfp_model.operators import Attention, FusedMoE, Gemm
+from nfp_model.errors import InvalidArgumentError, require_positive_int, unknown_name
+from nfp_model.operators import Attention, Elementwise, FusedMoE, Gemm
+from nfp_model.operators.pieces import UNFUSED
 from nfp_model.workload import Routing
 
 Axis = Literal["rows", "sequences", "positions", "bytes"]
@@ -246,12 +247,73 @@ class AllReduceShape:
 
 
 @dataclass(frozen=True)
+class ElementwiseShape:
+    """A piece of a forward between its matrix products, as transformers runs it; the axis is token rows.
+
+    Attributes
+    ----------
+    work : str
+        Name in :data:`~nfp_model.operators.pieces.UNFUSED`.
+    width : int
+        Features, experts, or heads of 128 (rotary, cache_update, attention_output) [-].
+
+    Examples
+    --------
+    >>> ElementwiseShape("rms_norm", 4096).operator().launches
+    8
+    """
+
+    work: str
+    width: int
+
+    def __post_init__(self) -> None:
+        require_positive_int(width=self.width)
+        if self.work not in UNFUSED:
+            raise unknown_name("elementwise work", self.work, UNFUSED)
+
+    @property
+    def split_key(self) -> str:
+        """``elementwise|work|width``."""
+        return f"elementwise|{self.work}|{self.width}"
+
+    @property
+    def axis(self) -> Axis:
+        """Token rows."""
+        return "rows"
+
+    def operator(self) -> Elementwise:
+        """The operator record."""
+        elements = self.width * _ELEMENTS_PER_WIDTH.get(self.work, 1)
+        piece = UNFUSED[self.work].of(elements)
+        # The bench sets the cache's length back by a fill of its own.
+        return replace(piece, launches=piece.launches + 1) if self.work == "cache_update" else piece
+
+
+_ELEMENTS_PER_WIDTH = {"rotary": 128, "attention_output": 128, "cache_update": 2 * 128}
+"""Elements of a row for each head; a KV head has keys and values [elements]."""
+
+
+@dataclass(frozen=True)
 class ForwardShape:
-    """A whole decode forward of a named model; the axis is positions per sequence."""
+    """A whole decode forward of a named model; the axis is positions per sequence.
+
+    Attributes
+    ----------
+    model : str
+        Spec.
+    batch_size, context_length : int
+        Sequences [-], cached tokens of each [tokens].
+    layers : int
+        Layers run, where not all of the model's were [layers]; 0 for all.
+    decode_mode : {"verify", "block"}
+        Causal or bidirectional among the new positions.
+    """
 
     model: str
     batch_size: int = 1
     context_length: int = 0
+    layers: int = 0
+    decode_mode: Literal["verify", "block"] = "verify"
 
     def __post_init__(self) -> None:
         require_positive_int(batch_size=self.batch_size)
@@ -269,4 +331,4 @@ class ForwardShape:
         return "positions"
 
 
-Shape = GemmShape | MoEShape | AttentionShape | ModuleShape | AllReduceShape | ForwardShape
+Shape = GemmShape | MoEShape | AttentionShape | ModuleShape | AllReduceShape | ElementwiseShape | ForwardShape

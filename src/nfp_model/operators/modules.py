@@ -1,0 +1,142 @@
+"""A whole attention block timed as one launch sequence: DeepSeek-V4's, over a cache of compressed tokens."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from nfp_model.errors import InvalidArgumentError, require_positive_int
+from nfp_model.quantities import canonical_dtype, element_type
+
+FloatArray = npt.NDArray[np.float64]
+
+_ROW_ELEMENT_BYTES = element_type("bfloat16").bytes
+
+
+@dataclass(frozen=True)
+class CompressedAttention:
+    """Projections, compressor, indexer where there is one, attention and grouped output projection of one layer on one rank.
+
+    Dimensions carry the names of the model's Hugging Face configuration. With an indexer, each query picks ``index_topk``
+    compressed tokens; without one it sees them all. Both see the last ``window`` tokens uncompressed. Indexer, compressor and
+    the projections into low ranks are on every rank; heads and output groups are divided.
+
+    Attributes
+    ----------
+    hidden_size, query_rank, output_rank, head_dim : int
+        h, ``q_lora_rank``, ``o_lora_rank``, width of a head and of the one cached vector per token [elements].
+    num_query_heads, output_groups : int
+        Heads and groups of the output projection on this rank [-].
+    compress_ratio : int
+        Tokens per compressed one [-].
+    context_length, batch_size : int
+        Cached tokens of every sequence [tokens], sequences [-].
+    window : int
+        Uncompressed tokens each query sees [tokens].
+    index_heads, index_dim, index_topk : int
+        Indexer; 0 heads where there is none [-], [elements], [tokens].
+    weight_dtype : str
+        Storage of the projections' weights.
+
+    Examples
+    --------
+    >>> block = CompressedAttention(7168, 1536, 1024, 512, 128, 16, compress_ratio=4, context_length=4096, batch_size=1,
+    ...     index_heads=64, index_dim=128, index_topk=1024)
+    >>> block.keys_seen([1, 4096]).round().tolist()
+    [1152.0, 1152.0]
+    """
+
+    hidden_size: int
+    query_rank: int
+    output_rank: int
+    head_dim: int
+    num_query_heads: int
+    output_groups: int
+    compress_ratio: int
+    context_length: int
+    batch_size: int
+    window: int = 128
+    index_heads: int = 0
+    index_dim: int = 0
+    index_topk: int = 0
+    weight_dtype: str = "bfloat16"
+
+    def __post_init__(self) -> None:
+        require_positive_int(
+            hidden_size=self.hidden_size,
+            query_rank=self.query_rank,
+            output_rank=self.output_rank,
+            head_dim=self.head_dim,
+            num_query_heads=self.num_query_heads,
+            output_groups=self.output_groups,
+            compress_ratio=self.compress_ratio,
+            batch_size=self.batch_size,
+        )
+        if self.index_heads and not (self.index_dim and self.index_topk):
+            raise InvalidArgumentError("an indexer needs index_dim and index_topk above 0")
+        object.__setattr__(self, "weight_dtype", canonical_dtype(self.weight_dtype))
+
+    @property
+    def weight_elements(self) -> int:
+        """Weights of every projection on this rank [elements]."""
+        heads, h = self.num_query_heads * self.head_dim, self.hidden_size
+        queries = self.query_rank * (h + heads)
+        cache = h * self.head_dim + 2 * h * self.head_dim * (2 if self.index_heads else 1)
+        output = self.output_rank * (heads + self.output_groups * h)
+        index = self.index_heads * (self.query_rank * self.index_dim + h) + 4 * h * self.index_dim
+        return queries + cache + output + (index if self.index_heads else 0)
+
+    @property
+    def weight_bytes(self) -> float:
+        """Bytes of those weights, scales included [B]."""
+        return self.weight_elements * element_type(self.weight_dtype).bytes
+
+    @property
+    def activation_bytes_per_row(self) -> float:
+        """Bytes written and read again between the kernels for one token row, in 16 bits [B]."""
+        heads = self.num_query_heads * self.head_dim
+        return float(
+            _ROW_ELEMENT_BYTES
+            * (2 * self.hidden_size + 3 * self.query_rank + 4 * heads + 2 * self.output_groups * self.output_rank)
+        )
+
+    def selecting_rows(self, positions: npt.ArrayLike) -> FloatArray:
+        """Rows that pick among more compressed tokens than ``index_topk``; none without an indexer [rows]."""
+        n = np.asarray(positions, dtype=np.float64)
+        return np.asarray(self.batch_size * (n - self._growing(n)) if self.index_heads else 0.0 * n)
+
+    def _growing(self, positions: FloatArray) -> FloatArray:
+        """New positions that see fewer compressed tokens than the indexer would pick."""
+        return np.asarray(np.clip(self.index_topk * self.compress_ratio - float(self.context_length), 0.0, positions))
+
+    def keys_seen(self, positions: npt.ArrayLike) -> FloatArray:
+        """Keys a query attends to, the mean over N new positions: window, and compressed tokens up to ``index_topk`` [tokens]."""
+        n, cached = np.asarray(positions, dtype=np.float64), float(self.context_length)
+        if not self.index_heads:
+            return np.asarray((cached + n / 2.0) / self.compress_ratio + self.window)
+        growing = self._growing(n)
+        picked = (growing * cached + growing**2 / 2.0) / self.compress_ratio + (n - growing) * self.index_topk
+        return np.asarray(picked / n + self.window)
+
+    def attention_flop(
+        self, positions: npt.ArrayLike, heads: float | None = None, keys: npt.ArrayLike | None = None
+    ) -> FloatArray:
+        """Attention of N positions of every sequence: B N H keys 4 d_h, over more heads and keys where a kernel pads [FLOP]."""
+        n = np.asarray(positions, dtype=np.float64)
+        seen = self.keys_seen(n) if keys is None else np.asarray(keys, dtype=np.float64)
+        return np.asarray(self.batch_size * n * (heads or self.num_query_heads) * seen * 4.0 * self.head_dim)
+
+    def index_flop(self, positions: npt.ArrayLike) -> FloatArray:
+        """Scores of every compressed token by every index head: 2 B N (L + N / 2) / r H_i d_i [FLOP]."""
+        n = np.asarray(positions, dtype=np.float64)
+        tokens = (self.context_length + n / 2.0) / self.compress_ratio
+        return np.asarray(2.0 * self.batch_size * n * tokens * self.index_heads * self.index_dim)
+
+    def index_bytes(self) -> float:
+        """The indexer's cache in 8 bits, read once: B L / r d_i [B]."""
+        return float(self.batch_size * self.context_length / self.compress_ratio * self.index_dim)
+
+
+__all__ = ["CompressedAttention"]

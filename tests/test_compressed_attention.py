@@ -1,0 +1,60 @@
+"""A whole attention block over a compressed cache, against sums over its positions and the model's own configuration."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings, strategies as st
+
+from nfp_model.errors import InvalidArgumentError, UnsupportedError
+from nfp_model.operators import CompressedAttention
+
+
+def block(context: int = 4096, batch: int = 1, indexed: bool = True, heads: int = 128) -> CompressedAttention:
+    index = {"index_heads": 64, "index_dim": 128, "index_topk": 1024} if indexed else {}
+    return CompressedAttention(7168, 1536, 1024, 512, heads, 16, 4 if indexed else 128, context, batch, **index)  # type: ignore[arg-type]
+
+
+@settings(max_examples=60, deadline=None)
+@given(context=st.integers(0, 20000), positions=st.integers(1, 3000), batch=st.integers(1, 8))
+def test_keys_and_selecting_rows_are_means_over_the_positions(context: int, positions: int, batch: int) -> None:
+    seen = (context + np.arange(positions) + 0.5) / 4
+    operator = block(context, batch)
+    assert operator.keys_seen(positions).item() == pytest.approx(np.minimum(seen, 1024).mean() + 128, rel=1e-3)
+    assert operator.selecting_rows(positions).item() == pytest.approx(batch * int((seen > 1024).sum()), abs=batch)
+    assert block(context, batch, indexed=False).keys_seen(positions).item() == pytest.approx(
+        (context + positions / 2) / 128 + 128
+    )
+
+
+def test_work_follows_its_definition() -> None:
+    operator = block(heads=16, batch=2)
+    assert operator.attention_flop(8, keys=256).item() == 2 * 8 * 16 * 256 * 2 * (512 + 512)
+    assert operator.index_flop(8).item() == 2 * 2 * 8 * (4096 + 4) / 4 * 64 * 128
+    assert block(indexed=False).index_flop(8).item() == 0
+    assert block(indexed=False).selecting_rows(8).item() == 0
+
+
+def test_an_indexer_needs_its_sizes() -> None:
+    with pytest.raises(InvalidArgumentError, match="index_dim and index_topk above 0"):
+        CompressedAttention(7168, 1536, 1024, 512, 128, 16, 4, 4096, 1, index_heads=64)
+
+
+@pytest.mark.silicon
+def test_dimensions_come_from_the_configuration_beside_the_timings() -> None:
+    pytest.importorskip("aiconfigurator_core")
+    from nfp_model.validation.module_configs import compressed_attention
+
+    arguments = ("deepseek-ai/DeepSeek-V4-Pro", "dsv4_csa", 16, 8, 4, 4096, 1, "fp8_block")
+    operator = compressed_attention(*arguments)
+    assert (operator.hidden_size, operator.query_rank, operator.output_groups, operator.index_topk) == (
+        7168,
+        1536,
+        2,
+        1024,
+    )
+    assert compressed_attention(arguments[0], "dsv4_hca", *arguments[2:]).index_heads == 0
+    with pytest.raises(UnsupportedError, match="no configuration of nobody/nothing"):
+        compressed_attention("nobody/nothing", *arguments[1:])
+    with pytest.raises(UnsupportedError, match="attention module 'msa' is no operator"):
+        compressed_attention(arguments[0], "msa", *arguments[2:])
