@@ -108,6 +108,23 @@ def test_constants_come_back_from_curves_made_with_them(
         assert found.constants[name] == pytest.approx(truth[name], rel=0.1), name  # chain and fixed time part little
 
 
+def test_under_a_dispatch_the_rereads_are_fitted_in_place_of_the_split_time() -> None:
+    truth = {**GEMM, "split_time_s": 1.5e-6, "reread_share": 0.4}
+    hardware, curves = load_hardware("h200"), []
+    for n, k in SHAPES:
+        operator = GemmShape(n, k).operator("fp8_block", "fp8")
+        kernel = kernel_for(hardware, operator, "sglang")
+        seconds = BoundOperator(operator, hardware, kernel, fit_of(truth), "made").seconds(ROWS)
+        curves.append(Curve("gemm", GemmShape(n, k), "h200_sxm", "sglang", ROWS, seconds, "fp8_block", "fp8"))
+    points = collect(curves, "sglang")
+    found = fit_constants(points)
+    assert points.searched == DISPATCH
+    assert "reread_share" in found.fitted
+    assert "split_time_s" not in found.fitted
+    assert found.constants["reread_share"] == pytest.approx(0.4, rel=0.1)
+    assert np.max(np.abs(points.predicted(found.constants) / points.seconds - 1)) < 0.06
+
+
 def test_a_few_spoiled_timings_do_not_move_the_constants() -> None:
     def spoil(seconds: np.ndarray) -> np.ndarray:
         seconds = seconds.copy()
