@@ -205,6 +205,16 @@ def test_principle_stands_beside_the_exact_search() -> None:
     assert r"\log" in found.operators["experts"].latex()
 
 
+@pytest.mark.parametrize("ranks", [2, 4, 8])
+@pytest.mark.parametrize("batch_size", [1, 16, 256])
+def test_an_all_reduce_ends_where_its_faster_algorithm_does(ranks: int, batch_size: int) -> None:
+    found = principle(
+        "h100", "llama-3.1-70b", tensor_parallel=ranks, batch_size=batch_size, context_length=64, backend="vllm"
+    )
+    operator = found.operators["all_reduce"]
+    assert abs(operator.nfp - operator.exact.nfp) <= 1
+
+
 def test_a_forward_nothing_binds_shows_its_longest_operator() -> None:
     found = principle("h100", "llama-3.1-8b", max_positions=4)
     assert found.prediction.censored

@@ -300,13 +300,13 @@ def test_weights_shrink_and_fixed_costs_do_not() -> None:
     assert times[2] / times[3] == pytest.approx(15.49 / 10.25, rel=0.1)
 
 
-def test_links_end_the_range_that_fixed_costs_widen() -> None:
-    """Fixed time widens the tolerance, the bytes of an all-reduce take it back: with links out of the way NFP rises."""
+def test_links_end_the_range() -> None:
+    """The bytes of an all-reduce end the near-free range before one GPU's: with links out of the way it is wide again."""
     free = linked(scale_up_bandwidth_bytes_per_s=1e15)
     one, real, fast = (
         predict_nfp(hardware, "llama-3.1-70b", tensor_parallel=n, max_positions=1024, backend="vllm")
         for hardware, n in ((load_hardware("h100"), 1), (load_hardware("h100"), 8), (free, 8))
     )
-    assert real.nfp < one.nfp < fast.nfp
+    assert real.nfp < min(one.nfp, fast.nfp)
     assert "all_reduce" in real.binding
     assert "all_reduce" not in fast.binding

@@ -23,6 +23,7 @@ CLOSED_FORMS: dict[str, Callable[[], sp.Expr]] = {
     "row blocks": closed_form.row_block_positions,
     "wave": closed_form.wave_positions,
     "stream": closed_form.stream_positions,
+    "collective": closed_form.collective_positions,
 }
 """Name on the page -> the expression."""
 

@@ -202,8 +202,13 @@ def wave_positions() -> sp.Expr:
 
 
 def stream_positions() -> sp.Expr:
-    """Bandwidth-bound work and collectives: N0 + eps T0 BW e_b / (a B)."""
+    """Bandwidth-bound work: N0 + eps T0 BW e_b / (a B)."""
     return y.N_0 + y.eps * y.T_0 * y.BW * y.e_b / (y.a * y.B)
+
+
+def collective_positions() -> sp.Expr:
+    """Collectives by one algorithm: ((1 + eps) T0 - t_0 - t_r r_2 - x_g t_x) BW e_b / (a B); that with most positions decides."""
+    return ((1 + y.eps) * y.T_0 - y.t_0 - y.t_r * y.r_2 - y.x_g * y.t_x) * y.BW * y.e_b / (y.a * y.B)
 
 
 def evaluated(expression: sp.Expr, values: Mapping[str, float]) -> float:

@@ -15,7 +15,7 @@ from nfp_model.cost.latency import BoundOperator
 from nfp_model.kernels.attention import attention_counts
 from nfp_model.kernels.counts import IntArray
 from nfp_model.kernels.routing import experts_touched
-from nfp_model.operators import Attention, FusedMoE, Gemm, Module, OperatorUse
+from nfp_model.operators import Attention, Collective, FusedMoE, Gemm, Module, OperatorUse
 from nfp_model.prediction.predicting import predict_nfp
 from nfp_model.prediction.result import Prediction
 from nfp_model.specs.attention_kernel import AttentionKernel
@@ -163,7 +163,7 @@ def operator_principle(prediction: Prediction, use: OperatorUse, bound: BoundOpe
     exact = near_free_boundary(
         prediction.curve.restricted((use.name,)), prediction.boundary.tolerance, prediction.baseline
     )
-    builders = {Gemm: _dense, FusedMoE: _experts, Attention: _attention}
+    builders = {Gemm: _dense, FusedMoE: _experts, Attention: _attention, Collective: _collective}
     found = builders.get(type(use.operator), _stream)(prediction, use, bound, exact)
     value = closed_form.evaluated(found.expression, found.values)
     best = min(value if found.refined is None else found.refined, float(prediction.curve.positions[-1]))
@@ -297,3 +297,13 @@ def _stream(prediction: Prediction, use: OperatorUse, bound: BoundOperator, exac
     _, counted = equation_inputs(bound, np.array([1, 2], dtype=np.int64))
     values["row_bytes"] = float(np.diff(np.atleast_2d(counted["moved_bytes"]))[0, 0])
     return _Found("stream", closed_form.stream_positions(), values)
+
+
+def _collective(prediction: Prediction, use: OperatorUse, bound: BoundOperator, exact: Boundary) -> _Found:
+    values, expression = _values(prediction, use, bound), closed_form.collective_positions()
+    _, counted = equation_inputs(bound, np.array([1], dtype=np.int64))
+    algorithms = [
+        {**values, "row_bytes": float(moved), "exchanges": float(exchanges)}
+        for moved, exchanges in zip(counted["moved_bytes"][:, 0], counted["exchanges"][:, 0], strict=True)
+    ]
+    return _Found("stream", expression, max(algorithms, key=lambda one: closed_form.evaluated(expression, one)))
