@@ -117,6 +117,17 @@ class TestModeSwitches:
         assert counts.waves.tolist() == [1]
         assert counts.hidden_starts.tolist() == [starts]
 
+    @pytest.mark.parametrize(("heads", "batch", "late"), [(16, 256, 0), (128, 8, 0), (128, 71, 3), (128, 256, 7)])
+    def test_sglang_triton_mla_takes_every_sequence_before_the_next_head_tile(
+        self, heads: int, batch: int, late: int
+    ) -> None:
+        # 142 SMs hold two head tiles of 71 sequences at once and less than one of 256.
+        operator = mla(heads, batch, 32767)
+        counts = attention_counts(
+            kernel("sglang_triton_attention_sm86:mla"), load_hardware("l40s"), operator, np.array([1])
+        )
+        assert counts.late_tiles.tolist() == [late]
+
     @pytest.mark.parametrize(("batch", "tiles"), [(1, [16, 16, 64, 64, 128]), (4, [16, 64, 128, 128, 128])])
     def test_flashinfer_tile_under_captured_graphs(self, batch: int, tiles: list[int]) -> None:
         # Packed length is (B N - B + 1) g with g = 4: the worst case a graph of that many rows may hold.

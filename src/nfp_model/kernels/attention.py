@@ -212,7 +212,8 @@ def _counts(
         shared,
         parts,
         launched,
-    ) = (np.ones(size) for _ in range(12))
+        late,
+    ) = (np.ones(size) for _ in range(13))
     keys = _keys(operator, positions)
     for number in np.unique(index):
         row, at = kernel.rows[number], index == number
@@ -231,6 +232,7 @@ def _counts(
         parts[at] = row.width_parts
         exposed[at], planned[at] = row.exposed_starts, _planned(row, operator)
         passes[at] = _passes(row, operator, splits[at])
+        late[at] = _late_tiles(row, sm_count, operator, query_tiles[at])
         launched[at] = case.launched if row.launches_all_splits else splits[at]
     ctas_per_kv = operator.batch_size * operator.num_kv_heads * splits
     waves = shared_waves(round_half_even(query_tiles * parts * ctas_per_kv), sm_count, resident, shared)
@@ -253,7 +255,16 @@ def _counts(
         planned=planned,
         step_cost=step_cost,
         kv_reads=query_tiles,
+        late_tiles=late,
     )
+
+
+def _late_tiles(row: AttentionRow, sm_count: int, operator: Attention, tiles: FloatArray) -> FloatArray:
+    """Query tiles of a sequence over those that run at once, less one, where the grid takes every sequence in between [-]."""
+    if not row.sequences_first:
+        return np.zeros(tiles.shape)
+    together = np.clip(sm_count * row.resident / (operator.batch_size * operator.num_kv_heads), 1.0, tiles)
+    return np.asarray(tiles / together - 1.0)
 
 
 def _planned(row: AttentionRow, operator: Attention) -> float:
