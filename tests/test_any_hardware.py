@@ -75,7 +75,7 @@ def test_a_systolic_array_pads_to_its_own_width() -> None:
         operator_latency("tpu_v6e", Gemm(columns, 65536), [128])[0] for columns in (129, 256, 257)
     )  # fmt: skip
     assert two > 1.5 * same
-    assert one == pytest.approx(same, rel=0.05)
+    assert one == pytest.approx(same, rel=0.1)  # half the weight bytes are still read
 
 
 def test_fast_memory_buys_amd_less_near_free_work_per_flop() -> None:

@@ -174,15 +174,15 @@ def test_agrees_with_the_integer_search_over_shipped_shapes(apart: dict[str, np.
     pooled = np.concatenate(list(apart.values()))
     assert len(pooled) > 400
     assert (np.median(pooled, axis=0) <= [0.51, 0.21]).all()
-    assert (np.quantile(pooled, 0.9, axis=0) <= [1.2, 0.39]).all()
+    # A100's whole waves, which the closed form does not know, put the tenth decile one tile off: 96 for 128 rows, log2(4/3).
+    assert (np.quantile(pooled, 0.9, axis=0) <= [1.2, 0.416]).all()
 
 
 @pytest.mark.parametrize("gpu", GPUS)
 def test_the_iterated_form_meets_the_search_in_the_middle_on_every_gpu(apart: dict[str, np.ndarray], gpu: str) -> None:
-    # B200's menu steps by 64 rows, so its middle stands one tile away: from 64 to 128 rows or 128 to 192, log2(1.5) at the closest.
     one_line, iterated = np.median(apart[gpu], axis=0)
-    assert iterated <= (0.585 if gpu == "b200" else 0.21)
-    assert iterated < one_line or gpu == "b200"
+    assert iterated <= (0.23 if gpu == "a100" else 0.21)  # A100 runs whole waves, which the closed form does not know
+    assert iterated < one_line
     assert one_line <= 0.6
 
 

@@ -101,7 +101,7 @@ def test_latent_experts_run_in_their_own_width() -> None:
         (H100, "nvfp4", "marlin_sm80:dense", 4.5 / 16), (H100, "mxfp4", "marlin_sm80:dense", 4.25 / 16),
         (H100, "int4_g32", "machete_sm90:w4a16", 4.5 / 16), (H100, "int8_w8a16", "marlin_sm80:dense", 8.125 / 16),
         (A100, "fp8", "marlin_sm80:dense", 8 / 16), (A100, "int8", "vllm_scaled_mm_sm80:int8", 1.0),
-        (A100, "nvfp4", "marlin_sm80:dense", 4.5 / 16), (B200, "nvfp4", "vllm_scaled_mm_sm100:nvfp4", 4 * 4.5 / 16),
+        (A100, "nvfp4", "marlin_sm80:dense", 4.5 / 16), (B200, "nvfp4", "flashinfer_cutedsl_sm100:nvfp4", 4 * 4.5 / 16),
         (B200, "nvfp4_w4a16", "marlin_sm80:dense", 4.5 / 16),
     ],
 )  # fmt: skip

@@ -181,6 +181,24 @@ class TestDispatchTables:
 
 
 @settings(max_examples=60, deadline=None)
+@given(
+    rows=st.integers(1, 3000),
+    out=st.integers(1, 60),
+    tile=st.sampled_from([16, 64, 128]),
+    cluster=st.sampled_from([1, 2, 4]),
+    slow=st.booleans(),
+)
+def test_rereads_and_idle_rows_by_brute_force(rows: int, out: int, tile: int, cluster: int, slow: bool) -> None:
+    one = one_tile(tile, 128, (cluster, 1)).model_copy(update={"idle_rows_slow": slow})
+    counts = gemm_counts(one, H100, Gemm(128 * out, 4096), np.array([rows]))
+    clusters = math.ceil(rows / (tile * cluster))
+    paid = clusters * cluster * tile
+    assert counts.padded_rows.item() == paid
+    assert counts.rereads.item() == clusters - 1
+    assert counts.idle_share.item() == pytest.approx((paid - rows) / paid if slow and paid > tile else 0.0)
+
+
+@settings(max_examples=60, deadline=None)
 @given(rows=st.integers(65, 2000), out=st.integers(1, 60), depth=st.integers(1, 60))
 def test_deepgemm_blackwell_takes_one_wave_where_128_x_128_would(rows: int, out: int, depth: int) -> None:
     operator = Gemm(128 * out, 128 * depth, "fp8_block")

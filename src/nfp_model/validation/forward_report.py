@@ -24,7 +24,7 @@ from nfp_model.validation.forwards import (
 from nfp_model.validation.granularity import granularity_scores
 from nfp_model.validation.recorded import BACKEND, read_recorded
 from nfp_model.validation.records import FloatArray
-from nfp_model.validation.score_plots import PAPER_HIGH, PAPER_LOW
+from nfp_model.validation.score_plots import BLACK, BLUE, GREY, ORANGE, PAPER_HIGH, PAPER_LOW, VERMILION
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -227,8 +227,6 @@ def draw_claim(forwards: Sequence[Setting], modules: Sequence[Setting], path: Pa
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    from nfp_model.plotting.style import BLACK, BLUE, GREY, ORANGE, legend
-
     groups = claim_groups(forwards, modules)
     with matplotlib.rc_context({"font.size": 9, "axes.grid": True, "grid.alpha": 0.3, "axes.axisbelow": True}):
         figure = Figure(figsize=(8.5, 4.4), layout="constrained")
@@ -257,7 +255,7 @@ def draw_claim(forwards: Sequence[Setting], modules: Sequence[Setting], path: Pa
         axes.set_yticks(range(len(groups)), list(groups))
         axes.invert_yaxis()
         axes.set_xlabel("NFP over measured NFP (bar: median)")
-        legend(axes, loc="lower right")
+        axes.legend(loc="lower right", fontsize=8)
         figure.savefig(path, dpi=110, metadata={"Software": None})
 
 
@@ -301,8 +299,6 @@ def draw(forwards: Sequence[Setting], modules: Sequence[Setting], path: Path) ->
 
 
 def _scatter(axes: Axes, settings: Sequence[Setting], title: str) -> None:
-    from nfp_model.plotting.style import BLACK, BLUE, GREY, VERMILION, legend, titled
-
     rows = [(one.moe, *found) for one in settings for found in one.boundaries()]
     moe, _, _, measured, predicted, idle = (np.array(column, dtype=np.float64) for column in zip(*rows, strict=True))
     # Many points share a place: spread them a little.
@@ -321,8 +317,8 @@ def _scatter(axes: Axes, settings: Sequence[Setting], title: str) -> None:
     axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
     axes.set_xlabel("NFP measured [positions]")
     axes.set_ylabel("NFP predicted [positions]")
-    titled(axes, f"{title}: eps 0.1, 0.2, 0.5")
-    legend(axes, loc="lower right")
+    axes.set_title(f"{title}: eps 0.1, 0.2, 0.5", fontsize=10)
+    axes.legend(loc="lower right", fontsize=8)
 
 
 def _shown(forwards: Sequence[Setting]) -> list[Setting]:
@@ -335,8 +331,6 @@ def _shown(forwards: Sequence[Setting]) -> list[Setting]:
 
 
 def _staircase(axes: Axes, one: Setting) -> None:
-    from nfp_model.plotting.style import BLACK, BLUE, GREY, legend, titled
-
     axes.plot(one.positions, 1e3 * one.measured, "o", color=BLACK, markersize=3, label="measured")
     axes.plot(one.positions, 1e3 * one.predicted, "-", color=BLUE, linewidth=1.3, label="predicted")
     for baseline, idle in list(one.idle.items())[-1:]:
@@ -349,5 +343,5 @@ def _staircase(axes: Axes, one: Setting) -> None:
     axes.yaxis.set_minor_formatter(lambda value, _: f"{value:g}" if f"{value:.1e}"[0] in "25" else "")
     axes.set_xlabel("N [positions]")
     axes.set_ylabel("T [ms]")
-    titled(axes, f"{one.name}\n{one.words}")
-    legend(axes, fontsize=7)
+    axes.set_title(f"{one.name}\n{one.words}", fontsize=10)
+    axes.legend(fontsize=7)
