@@ -218,7 +218,8 @@ def attention_inputs(bound: BoundOperator, operator: Attention, positions: IntAr
         "bandwidth": hardware.memory_bandwidth_bytes_per_s,
         "peak": attention_peak(kernel, hardware, operator),
         "kv_bytes": cache,
-        "side_bytes": query_bytes(operator, positions) + (kernel.cache_traffic - 1.0) * cache,
+        "side_bytes": query_bytes(operator, positions)
+        + (kernel.cache_traffic - 1.0 + read_again(hardware, counts, cache)) * cache,
         "waves": counts.waves,
         "hidden_starts": counts.hidden_starts,
         "exposed_starts": counts.exposed_starts,
@@ -230,6 +231,11 @@ def attention_inputs(bound: BoundOperator, operator: Attention, positions: IntAr
         "padded_flop": _padded_attention_flop(operator, counts),
         "fair_step": STEP_BYTES * hardware.sm_count / hardware.memory_bandwidth_bytes_per_s,
     }
+
+
+def read_again(hardware: HardwareSpec, counts: AttentionCounts, cache: FloatArray) -> FloatArray:
+    """Reads of the cache from memory after the first: of late query tiles, once a split of all sequences exceeds the L2 [-]."""
+    return np.asarray(counts.late_tiles * (cache / counts.splits > (hardware.l2_bytes or 0.0)))
 
 
 def block_inputs(bound: BoundOperator, operator: CompressedAttention, positions: IntArray) -> dict[str, Any]:

@@ -56,7 +56,11 @@ F = _new("row_flop", "F", "FLOP", "FLOP of one row", "model")
 Y = _new("moved_bytes", "Y", "B", "bytes moved", "workload")
 V = _new("kv_bytes", "V", "B", "KV-cache bytes read", "workload")
 V_s = _new(
-    "side_bytes", "V_s", "B", "queries read, outputs written, and what converting a cache moves besides", "workload"
+    "side_bytes",
+    "V_s",
+    "B",
+    "queries read, outputs written, and what a cache converted or read again moves besides",
+    "workload",
 )
 B = _new("batch", "B", "-", "sequences", "workload")
 N = _new("positions", "N", "-", "decode positions per sequence", "workload")

@@ -199,9 +199,21 @@ def _counts(
     kernel: AttentionKernel, sm_count: int, operator: Attention, positions: IntArray, index: npt.NDArray[np.intp]
 ) -> AttentionCounts:
     size = positions.shape
-    tile_rows, query_tiles, splits, resident, exposed, passes, planned, step_cost, key_steps, shared, parts = (
-        np.ones(size) for _ in range(11)
-    )
+    (
+        tile_rows,
+        query_tiles,
+        splits,
+        resident,
+        exposed,
+        passes,
+        planned,
+        step_cost,
+        key_steps,
+        shared,
+        parts,
+        launched,
+        late,
+    ) = (np.ones(size) for _ in range(13))
     keys = _keys(operator, positions)
     for number in np.unique(index):
         row, at = kernel.rows[number], index == number
@@ -211,7 +223,8 @@ def _counts(
         tile_rows[at] = tiles
         query_tiles[at] = _query_tiles(row, operator, positions[at], tiles)
         planned_keys = _cached(operator, positions[at]) if row.splits_whole_cache else keys[at]
-        splits[at] = SPLIT_RULES[row.split_rule](_split_case(row, sm_count, operator, query_tiles[at], planned_keys))
+        case = _split_case(row, sm_count, operator, query_tiles[at], planned_keys)
+        splits[at] = SPLIT_RULES[row.split_rule](case)
         key_steps[at] = np.minimum(
             serial_steps(planned_keys, splits[at], row.kv_block), serial_steps(keys[at], np.ones(1), row.kv_block)
         )
@@ -219,10 +232,14 @@ def _counts(
         parts[at] = row.width_parts
         exposed[at], planned[at] = row.exposed_starts, _planned(row, operator)
         passes[at] = _passes(row, operator, splits[at])
+        late[at] = _late_tiles(row, sm_count, operator, query_tiles[at])
+        launched[at] = case.launched if row.launches_all_splits else splits[at]
     ctas_per_kv = operator.batch_size * operator.num_kv_heads * splits
     waves = shared_waves(round_half_even(query_tiles * parts * ctas_per_kv), sm_count, resident, shared)
     # A persistent CTA that walks several sequences in turn starts each of them.
-    starts = waves * np.maximum(ceil_ratio(np.ones(size), splits), 1.0)
+    launches = query_tiles * parts * operator.batch_size * operator.num_kv_heads * launched
+    started = shared_waves(round_half_even(launches), sm_count, resident, shared)
+    starts = started * np.maximum(ceil_ratio(np.ones(size), splits), 1.0)
     return AttentionCounts(
         tile_rows=tile_rows,
         query_tiles=query_tiles,
@@ -238,7 +255,16 @@ def _counts(
         planned=planned,
         step_cost=step_cost,
         kv_reads=query_tiles,
+        late_tiles=late,
     )
+
+
+def _late_tiles(row: AttentionRow, sm_count: int, operator: Attention, tiles: FloatArray) -> FloatArray:
+    """Query tiles of a sequence over those that run at once, less one, where the grid takes every sequence in between [-]."""
+    if not row.sequences_first:
+        return np.zeros(tiles.shape)
+    together = np.clip(sm_count * row.resident / (operator.batch_size * operator.num_kv_heads), 1.0, tiles)
+    return np.asarray(tiles / together - 1.0)
 
 
 def _planned(row: AttentionRow, operator: Attention) -> float:

@@ -11,10 +11,13 @@ from dataclasses import dataclass
 import numpy as np
 
 from nfp_model.kernels.counts import FloatArray
-from nfp_model.kernels.steps import blocks_below, ceil_div, floor_div, round_half_even
+from nfp_model.kernels.steps import blocks_below, ceil_div, floor_div, next_power_of_two, round_half_even, round_up
 
 SPLIT_LIMIT = 128
 """Most splits FlashAttention considers [-] (``num_splits_heuristic``)."""
+
+SGLANG_SPLIT_KEYS = 32
+"""Keys of a split of SGLang's Triton decode are a multiple of this [tokens] (``_MIN_BLOCK_KV``)."""
 
 
 @dataclass(frozen=True)
@@ -47,6 +50,15 @@ class SplitCase:
     def ctas(self) -> FloatArray:
         """CTAs before any split: B x n_kv x tiles(N) [-]."""
         return self.tiles * self.batch_size * self.num_kv_heads
+
+    @property
+    def launched(self) -> float:
+        """Most splits, a grid without any count of its own starts them all: the cap, else SM up to a power of two [-].
+
+        sgl-project/sglang, ``triton_backend.py :: _mla_decode_kv_splits_cap``; its second bound, a 32nd of the model's
+        longest context, never binds from 8192 tokens and 256 SMs down.
+        """
+        return float(self.max_splits or next_power_of_two(self.sm_count))
 
     @property
     def kv_blocks(self) -> FloatArray:
@@ -136,11 +148,12 @@ def trtllm_gen_splits(case: SplitCase) -> FloatArray:
 
 
 def sglang_triton_splits(case: SplitCase) -> FloatArray:
-    """SGLang Triton decode: more splits the longer the cache, at most 8, from chunks of equal length.
+    """SGLang Triton decode: more splits the longer the cache, from chunks of equal length in multiples of 32 keys.
 
     For equal sequences: the device counts as floor(SM x max(log2(L / 64), 1)) cores, s' = min(ceil(cores / CTAs), cap),
-    and s = ceil(L / ceil(L / s')). sgl-project/sglang, ``get_num_kv_splits_triton``; the cap is the server's default
-    ``triton_attention_num_kv_splits`` = 8.
+    and s = ceil(L / chunk) with chunk = ceil(L / s') in whole multiples of 32. sgl-project/sglang,
+    ``get_num_kv_splits_triton`` and ``decode_attention.py`` (``_MIN_BLOCK_KV``); the cap is the server's default
+    ``triton_attention_num_kv_splits`` = 8, for MLA :attr:`SplitCase.launched`.
 
     Examples
     --------
@@ -150,8 +163,8 @@ def sglang_triton_splits(case: SplitCase) -> FloatArray:
     """
     keys = np.maximum(case.keys, 1.0)
     cores = blocks_below(case.sm_count * np.maximum(np.log2(keys / 64.0), 1.0), 1)
-    wanted = np.minimum(ceil_div(cores, case.ctas), float(case.max_splits or SPLIT_LIMIT))
-    return ceil_div(keys, ceil_div(keys, wanted))
+    wanted = np.minimum(ceil_div(cores, case.ctas), case.launched)
+    return ceil_div(keys, round_up(ceil_div(keys, wanted), SGLANG_SPLIT_KEYS))
 
 
 def fixed_segments(case: SplitCase) -> FloatArray:

@@ -66,6 +66,10 @@ class AttentionRow(Spec):
         CTAs per SM, o [-].
     resident_cost : float
         Time of o CTAs that share an SM over that of one alone [-].
+    launches_all_splits : bool
+        Whether a CTA starts for every split the grid has room for, those without keys ending at once.
+    sequences_first : bool
+        The grid runs through all sequences before the next query tile of the first: its keys are read again from memory.
     exposed_starts : bool
         A CTA's start and end do not overlap another CTA's stream, as in a persistent kernel of one CTA per SM.
     max_planned : int or None
@@ -107,6 +111,8 @@ class AttentionRow(Spec):
     resident: int = Field(default=1, ge=1)
     resident_cost: float = Field(default=1.0, ge=1)
     exposed_starts: bool = False
+    launches_all_splits: bool = False
+    sequences_first: bool = False
     max_planned: int | None = Field(default=None, ge=1)
     regroups: bool = False
     combine_splits: float | None = Field(default=None, gt=0)
