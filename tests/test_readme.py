@@ -18,7 +18,10 @@ def test_panel_is_what_the_command_prints_today() -> None:
 
 
 def test_headline_rows_stand_in_the_validation_page() -> None:
-    pages = [(ROOT / name).read_text(encoding="utf-8").splitlines() for name in ("docs/validation.md", "docs/validation/own.md")]
+    pages = [
+        (ROOT / name).read_text(encoding="utf-8").splitlines()
+        for name in ("docs/validation.md", "docs/validation/own.md")
+    ]
     rows = [line for line in README.splitlines() if line.startswith("| ") and "predictor" not in line]
     assert len(rows) == 16 + 9
     for row in rows:

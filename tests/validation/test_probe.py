@@ -10,6 +10,7 @@ import pytest
 
 from nfp_model.errors import UnsupportedError
 from nfp_model.specs.hardware import HardwareSpec
+from nfp_model.specs.toml_text import mapping_to_toml
 from nfp_model.validation.cases import Case
 from nfp_model.validation.probe import (
     DeviceFacts,
@@ -18,7 +19,6 @@ from nfp_model.validation.probe import (
     hardware_toml,
     known_hardware,
     run_probes,
-    to_toml,
 )
 from nfp_model.validation.timing import CannotMeasure, DeviceState, Samples
 
@@ -129,4 +129,4 @@ def test_probes_count_bytes_read_and_written() -> None:
 
 def test_toml_text_reads_back() -> None:
     values = {"text": 'a "quoted" é', "on": True, "sizes": (1, 2), "rate": 4.8e12, "table": {"a.b": "x", "c": 1.5}}
-    assert tomllib.loads(to_toml(values)) == {**values, "sizes": [1, 2]}
+    assert tomllib.loads(mapping_to_toml(values)) == {**values, "sizes": [1, 2]}

@@ -6,7 +6,7 @@ from typing import Any
 
 from nfp_model.errors import InvalidArgumentError, unknown_name
 from nfp_model.specs.hardware import HardwareSpec
-from nfp_model.specs.toml_text import toml_key, toml_value
+from nfp_model.specs.toml_text import mapping_to_toml
 
 MEANING = {
     "sm_count": "streaming multiprocessors, compute units or TensorCores [-]",
@@ -99,16 +99,5 @@ def hardware_to_toml(spec: HardwareSpec) -> str:
     >>> HardwareSpec.from_mapping(tomllib.loads(hardware_to_toml(h100))) == h100
     True
     """
-    data = spec.model_dump(mode="json", exclude_none=True)
-    tables = {key: value for key, value in data.items() if isinstance(value, dict)}
-    lines = [f"# {spec.title}. SI units without prefixes; peaks are dense. Check it with: nfp specs show FILE.toml"]
-    for key, value in data.items():
-        if key in tables:
-            continue
-        if key in MEANING:
-            lines.append(f"# {MEANING[key]}")
-        lines.append(f"{key} = {toml_value(value)}")
-    for table, content in tables.items():
-        lines += ["", f"# {MEANING[table]}", f"[{table}]"]
-        lines += [f"{toml_key(key)} = {toml_value(value)}" for key, value in content.items()]
-    return "\n".join(lines) + "\n"
+    head = f"# {spec.title}. SI units without prefixes; peaks are dense. Check it with: nfp specs show FILE.toml\n"
+    return head + mapping_to_toml(spec.model_dump(mode="json", exclude_none=True), MEANING)

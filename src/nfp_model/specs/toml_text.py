@@ -1,4 +1,4 @@
-"""A model spec written as the TOML file it can be loaded from."""
+"""Specs written as the TOML files they can be loaded from."""
 
 from __future__ import annotations
 
@@ -55,6 +55,38 @@ def _table(name: str, data: Mapping[str, Any]) -> list[str]:
     for key, value in nested.items():
         lines += _table(f"{name}.{toml_key(key)}", value) if value else ["", f"[{name}.{toml_key(key)}]"]
     return lines
+
+
+def mapping_to_toml(values: Mapping[str, Any], meaning: Mapping[str, str] | None = None) -> str:
+    """TOML text of values, scalars and arrays first, then one table for each nested mapping that is not empty.
+
+    Parameters
+    ----------
+    values : mapping
+        One level of tables at most.
+    meaning : mapping or None
+        Key -> comment above it.
+
+    Examples
+    --------
+    >>> print(mapping_to_toml({"name": "x", "sizes": (1, 2), "peak": {"bfloat16": 4.8}}, {"peak": "dense"}), end="")
+    name = "x"
+    sizes = [1, 2]
+    <BLANKLINE>
+    # dense
+    [peak]
+    bfloat16 = 4.8
+    """
+    comments = {key: [f"# {words}"] for key, words in (meaning or {}).items()}
+    lines: list[str] = []
+    for key, value in values.items():
+        if not isinstance(value, Mapping):
+            lines += [*comments.get(key, []), f"{toml_key(key)} = {toml_value(value)}"]
+    for key, value in values.items():
+        if isinstance(value, Mapping) and value:
+            lines += ["", *comments.get(key, []), f"[{toml_key(key)}]"]
+            lines += [f"{toml_key(name)} = {toml_value(item)}" for name, item in value.items()]
+    return "\n".join(lines) + "\n"
 
 
 def toml_key(key: str) -> str:

@@ -8,7 +8,6 @@ stand in comments only: a hardware file holds no fitted or measured number.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +15,7 @@ from nfp_model.errors import UnsupportedError
 from nfp_model.quantities import format_si
 from nfp_model.specs.hardware import HardwareSpec
 from nfp_model.specs.registry import load_hardware, spec_names
-from nfp_model.specs.toml_text import toml_key, toml_value
+from nfp_model.specs.toml_text import mapping_to_toml
 from nfp_model.validation.cases import Case
 from nfp_model.validation.timing import Backend, CannotMeasure
 
@@ -205,7 +204,7 @@ def hardware_toml(facts: DeviceFacts, probes: Probes, known: tuple[HardwareSpec,
         _beside("copy bandwidth (read + written)", probes.copy_bytes_per_s, stated_bandwidth, "B/s"),
         _beside("bf16 matrix rate", probes.matrix_flop_per_s, values["peak_flop_per_s"]["bfloat16"], "FLOP/s"),
     ]
-    return "".join(f"# {comment}\n" for comment in comments) + "\n" + to_toml(values | reported)
+    return "".join(f"# {comment}\n" for comment in comments) + "\n" + mapping_to_toml(values | reported)
 
 
 def _beside(what: str, measured: float | None, stated: float, unit: str) -> str:
@@ -243,25 +242,3 @@ def _from_sibling(facts: DeviceFacts, known: tuple[HardwareSpec, ...]) -> dict[s
             "memory_bandwidth_bytes_per_s": f"2 x memory clock x bus width; {DRIVER}",
         },
     }
-
-
-def to_toml(values: Mapping[str, Any]) -> str:
-    """Text of a spec's values: scalars and arrays first, then one table per nested mapping.
-
-    Examples
-    --------
-    >>> print(to_toml({"name": "x", "sizes": (1, 2), "peak": {"bfloat16": 4.8}}), end="")
-    name = "x"
-    sizes = [1, 2]
-    <BLANKLINE>
-    [peak]
-    bfloat16 = 4.8
-    """
-    plain = {name: value for name, value in values.items() if not isinstance(value, Mapping)}
-    nested = {name: value for name, value in values.items() if isinstance(value, Mapping)}
-    lines = [f"{name} = {toml_value(value)}\n" for name, value in plain.items()]
-    for table, entries in nested.items():
-        if entries:
-            lines.append(f"\n[{table}]\n")
-            lines += [f"{toml_key(name)} = {toml_value(value)}\n" for name, value in entries.items()]
-    return "".join(lines)
