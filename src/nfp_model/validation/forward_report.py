@@ -114,8 +114,8 @@ def _header(path: Path) -> dict[str, str]:
 def _summary(forwards: Sequence[Setting], modules: Sequence[Setting]) -> str:
     lines = [
         f"| | settings | boundaries | within 25 % | within {TILE_ROWS} rows | NFP error | T: median MAPE (worst) "
-        "| idle / measured (worst) |",
-        "|---|---|---|---|---|---|---|---|",
+        "| idle / measured (worst) | in the 80 % band |",
+        "|---|---|---|---|---|---|---|---|---|",
     ]
     groups = {
         "whole forwards": forwards,
@@ -133,7 +133,7 @@ def _summary(forwards: Sequence[Setting], modules: Sequence[Setting]) -> str:
             lines.append(
                 f"| {words} | {a.settings} | {a.boundaries} | {a.close:.0%} | {a.within_a_tile:.0%} "
                 f"| {a.median_error:.2f}/{a.p90_error:.2f} | {a.mape:.1%} ({a.most_mape:.1%}) "
-                f"| {a.idle_median:.1f}x ({a.idle_most:.0f}x) |"
+                f"| {a.idle_median:.1f}x ({a.idle_most:.0f}x) | {'-' if a.covered is None else f'{a.covered:.0%}'} |"
             )
     return "\n".join(lines) + "\n"
 
@@ -167,7 +167,7 @@ def _operators(gpu: str) -> str:
     assert calibration is not None
     lines = [
         "| operator | data type | curves fitted | points | held-out curves | MAPE | NFP error | band |",
-        "|---|---|---|---|---|---|---|---|",
+        "|---|---|---|---|---|---|---|---|---|",
     ]
     for fit in calibration.fits:
         held = fit.held_out

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -56,6 +56,8 @@ class Setting:
         T(N) [s].
     idle : dict
         Baseline N0 -> idle-compute NFP [positions].
+    bands : dict
+        (Baseline, tolerance) -> 80 % band of the predicted NFP [positions]; empty for modules.
     """
 
     name: str
@@ -67,6 +69,7 @@ class Setting:
     measured: FloatArray
     predicted: FloatArray
     idle: dict[int, float]
+    bands: dict[tuple[int, float], tuple[int, int]] = field(default_factory=dict)
 
     @property
     def mape(self) -> float:
@@ -106,6 +109,8 @@ class Agreement:
         Idle compute over measured, median and largest [-].
     mape, most_mape : float
         Median and largest over settings of :attr:`Setting.mape` [-].
+    covered : float or None
+        Share of measured boundaries inside the 80 % band of the prediction [-]; None where no band was asked for.
     """
 
     settings: int
@@ -118,6 +123,7 @@ class Agreement:
     idle_most: float
     mape: float
     most_mape: float
+    covered: float | None
 
 
 def agreement(settings: Iterable[Setting]) -> Agreement:
@@ -127,24 +133,33 @@ def agreement(settings: Iterable[Setting]) -> Agreement:
     batch, _, _, measured, predicted, idle = (np.array(column, dtype=np.float64) for column in zip(*rows, strict=True))
     ratio = np.abs(np.log2(predicted / measured))
     errors = [one.mape for one in every]
+    inside = [
+        low <= found <= high
+        for one in every
+        for baseline, tolerance, found, _, _ in one.boundaries()
+        if (band := one.bands.get((baseline, tolerance))) is not None
+        for low, high in [band]
+    ]
     return Agreement(
         len(every), len(rows),
         float(np.mean(ratio <= np.log2(CLOSE) + 1e-9)),
         float(np.mean(batch * np.abs(predicted - measured) <= TILE_ROWS)),
         float(np.median(ratio)), float(np.quantile(ratio, 0.9)),
         float(np.median(idle / measured)), float(np.max(idle / measured)),
-        float(np.median(errors)), max(errors),
+        float(np.median(errors)), max(errors), float(np.mean(inside)) if inside else None,
     )  # fmt: skip
 
 
-def forward_prediction(hardware: str, shape: ForwardShape, last: int, backend: str = BACKEND) -> Prediction:
+def forward_prediction(
+    hardware: str, shape: ForwardShape, last: int, backend: str = BACKEND, baseline: int = 1, tolerance: float = 0.1
+) -> Prediction:
     """The prediction of a measured forward: the layers that ran, its decode mode, whatever context it was given."""
     model = forward_model(shape.model, shape.layers) if shape.layers else load_model(shape.model)
     if shape.context_length > model.max_context_length:  # random weights run at any context
         model = with_fields(model, {"max_context_length": shape.context_length})
     return predict_nfp(
         hardware, model, batch_size=shape.batch_size, context_length=shape.context_length,
-        decode_mode=shape.decode_mode, backend=backend, max_positions=last,
+        decode_mode=shape.decode_mode, backend=backend, max_positions=last, baseline=baseline, tolerance=tolerance,
     )  # fmt: skip
 
 
@@ -169,6 +184,12 @@ def _forward(curve: Curve) -> Setting:
         later = curve.tokens[curve.tokens >= asked]
         if later.size and later[0] > 1 and prediction.saturated is not None:
             idle[int(later[0])] = prediction.saturated.idle_compute_nfp
+    last = int(curve.tokens[-1])
+    bands = {
+        (baseline, tolerance): forward_prediction(curve.gpu, shape, last, baseline=baseline, tolerance=tolerance).band
+        for baseline in idle
+        for tolerance in TOLERANCES
+    }
     cut = shape.layers and shape.layers < load_model(shape.model).num_layers
     return Setting(
         name=prediction.model.title + (f", {shape.layers} layers" if cut else ""),
@@ -180,6 +201,7 @@ def _forward(curve: Curve) -> Setting:
         measured=curve.seconds,
         predicted=prediction.forward.curve(curve.tokens).seconds,
         idle=idle,
+        bands=bands,
     )
 
 
