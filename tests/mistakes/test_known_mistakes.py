@@ -262,3 +262,41 @@ def test_experts_priced_as_if_all_were_read(inject: Inject) -> None:
     file, test = "published/test_fused_moe_plateau", "test_latency_follows_the_touched_experts_and_then_stays"
     run = check(file, test, "h200", check_module(file).MEASURED["h200"])
     inject(run, moe, "experts_touched", everything)
+
+
+# What our own timings showed: pieces counted as one kernel, heads packed at every number of positions ---------------------------
+
+
+def test_transformers_counted_as_if_every_piece_were_one_kernel(inject: Inject) -> None:
+    from dataclasses import replace
+
+    from nfp_model.operators import pieces
+
+    fused = {name: replace(piece, launches=1) for name, piece in pieces.UNFUSED.items()}
+    test = "test_kernels_of_a_dense_forward_are_those_the_profiler_counted"
+    inject(check("validation/test_own_timings", test, "llama_3_1_8b"), forward, "UNFUSED", fused)
+
+
+def test_heads_packed_on_a_tile_whatever_the_positions(inject: Inject) -> None:
+    # FlashAttention-2 does so for one position only; believing it for all promises 16 free positions where there is one.
+    from nfp_model.kernels import attention
+
+    def packed(row: Any, operator: Any, positions: Any, tile_rows: Any) -> Any:
+        return np.ceil(positions * operator.group_size / tile_rows)
+
+    test = "test_flash_attention_steps_where_the_rule_says"
+    inject(check("validation/test_own_timings", test), attention, "_query_tiles", packed)
+
+
+def test_experts_of_one_call_tiled_without_their_cluster(inject: Inject) -> None:
+    from nfp_model.validation import forwards
+
+    honest = forwards.operator_latency
+
+    def doubled_blocks(hardware: Any, operator: Any, tokens: Any, backend: Any) -> Any:
+        seconds = honest(hardware, operator, tokens, backend)
+        return seconds if not hasattr(operator, "top_k") else seconds * (1 + (np.asarray(tokens) > 64))
+
+    inject(
+        check("validation/test_own_timings", "test_experts_are_predicted"), forwards, "operator_latency", doubled_blocks
+    )
