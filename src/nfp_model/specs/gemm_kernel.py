@@ -104,6 +104,8 @@ class GemmKernel(Spec):
         DeepGEMM: blocks (tokens, outputs) that run slower where no cluster shares their loads.
     slow_factor : float
         How much longer such a block takes for its matrix instructions [-].
+    quantizing_bytes : float
+        Bytes an input element moves beyond a 16-bit read, where launches timed with the product quantise the input [B].
     token_tiles, output_tiles : tuple of int
         Menu: bm and bn [rows], [columns].
     max_tile_area : int
@@ -132,6 +134,7 @@ class GemmKernel(Spec):
     idle_rows_reread: bool = False
     slow_blocks: tuple[tuple[int, int], ...] = ()
     slow_factor: float = Field(default=1.0, ge=1.0)
+    quantizing_bytes: float = Field(default=0.0, ge=0.0)
     token_tiles: tuple[int, ...] = ()
     output_tiles: tuple[int, ...] = ()
     max_tile_area: int = Field(default=32768, gt=0)
