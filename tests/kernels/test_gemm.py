@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 from hypothesis import given, settings, strategies as st
 
+from nfp_model.cost.binding import bind
+from nfp_model.cost.inputs import equation_inputs
 from nfp_model.errors import InvalidArgumentError, UnknownNameError
 from nfp_model.kernels.deepgemm import deepgemm_tiles
 from nfp_model.kernels.gemm import gemm_counts, gemm_edges, gemm_row
@@ -443,3 +445,20 @@ def test_rows_below_one_are_refused() -> None:
         gemm_counts(kernel("cublas_sm90:tile_menu"), H100, Gemm(64, 64), np.array([4, 0]))
     with pytest.raises(InvalidArgumentError, match="max_rows must be at least 1, got 0"):
         gemm_edges(kernel("cublas_sm90:tile_menu"), H100, Gemm(64, 64), 0)
+
+
+@pytest.mark.parametrize(
+    ("gpu", "backend", "dtype", "extra"),
+    [
+        ("h100", "trtllm", "fp8", 4),
+        ("b200", "sglang", "fp8_block", 2),
+        ("h100", "vllm", "fp8", 2),
+        ("h100", "vllm", "bfloat16", 0),
+    ],
+)
+def test_launches_that_quantise_the_input_move_bytes_of_every_row(
+    gpu: str, backend: str, dtype: str, extra: int
+) -> None:
+    bound = bind(load_hardware(gpu), Gemm(4096, 8192, dtype), backend)
+    _, inputs = equation_inputs(bound, np.array([16]))
+    assert inputs["row_bytes"] == 2 * (4096 + 8192) + extra * 8192

@@ -122,3 +122,12 @@ def test_deepgemm_hopper_rereads_with_the_idle_rows_of_a_last_tile() -> None:
     rereads = counted(*case, [64, 65, 128]).rereads[0]
     assert few / full > 1.5
     assert rereads.tolist() == pytest.approx([0, 1 + 63 / 64, 1])
+
+
+def test_ada_fp8_of_trtllm_steps_at_129_rows_and_stays() -> None:
+    case = ("l40s", "trtllm", "fp8", (10240, 51200))
+    before, after, later = measured(*case, [128, 129, 256])
+    assert after / before > 1.25
+    assert later / after < 1.15
+    padded = counted(*case, [128, 129, 256]).padded_rows
+    assert (padded == [[128, 256, 256]]).all()
