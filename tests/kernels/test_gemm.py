@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 from hypothesis import given, settings, strategies as st
 
+from nfp_model.cost.binding import bind
+from nfp_model.cost.inputs import equation_inputs
 from nfp_model.errors import InvalidArgumentError, UnknownNameError
 from nfp_model.kernels.deepgemm import deepgemm_tiles
 from nfp_model.kernels.gemm import gemm_counts, gemm_edges, gemm_row
@@ -187,14 +189,18 @@ class TestDispatchTables:
     tile=st.sampled_from([16, 64, 128]),
     cluster=st.sampled_from([1, 2, 4]),
     slow=st.booleans(),
+    anew=st.booleans(),
 )
-def test_rereads_and_idle_rows_by_brute_force(rows: int, out: int, tile: int, cluster: int, slow: bool) -> None:
-    one = one_tile(tile, 128, (cluster, 1)).model_copy(update={"idle_rows_slow": slow})
+def test_rereads_and_idle_rows_by_brute_force(
+    rows: int, out: int, tile: int, cluster: int, slow: bool, anew: bool
+) -> None:
+    one = one_tile(tile, 128, (cluster, 1)).model_copy(update={"idle_rows_slow": slow, "idle_rows_reread": anew})
     counts = gemm_counts(one, H100, Gemm(128 * out, 4096), np.array([rows]))
     clusters = math.ceil(rows / (tile * cluster))
     paid = clusters * cluster * tile
     assert counts.padded_rows.item() == paid
-    assert counts.rereads.item() == clusters - 1
+    missing = -rows % tile / tile if anew and rows > tile else 0.0
+    assert counts.rereads.item() == pytest.approx(clusters - 1 + missing)
     assert counts.idle_share.item() == pytest.approx((paid - rows) / paid if slow and paid > tile else 0.0)
 
 
@@ -306,6 +312,7 @@ KEYS = [
     "vllm_scaled_mm_sm90:fp8_block",
     "vllm_scaled_mm_sm100:fp8_block",
     "deepgemm_sm90:dense",
+    "deepgemm_sm90:sglang",
     "deepgemm_sm100:dense",
     "marlin_sm80:dense",
     "machete_sm90:w4a16",
@@ -338,6 +345,20 @@ def test_every_dispatch_edge_is_a_change(key: str) -> None:
     counts = gemm_counts(kernel(key), H100, operator, np.arange(1, 301))
     table = np.stack([counts.tile_rows[0], counts.tile_columns[0], counts.waves[0], counts.padded_rows[0]])
     assert np.all((table[:, edges - 1] != table[:, edges - 2]).any(axis=0))
+
+
+@settings(max_examples=40, deadline=None)
+@given(rows=st.integers(1, 2000), out=st.integers(1, 60), depth=st.integers(1, 60))
+def test_slow_blocks_take_three_waves_for_one_and_nothing_else_changes(rows: int, out: int, depth: int) -> None:
+    operator, at = Gemm(128 * out, 128 * depth, "fp8_block"), np.array([rows])
+    plain = gemm_counts(kernel("deepgemm_sm90:dense"), H100, operator, at)
+    slow = gemm_counts(kernel("deepgemm_sm90:sglang"), H100, operator, at)
+    bm, bn, *cluster = (int(part[0]) for part in deepgemm_tiles("deepgemm_sm90", 132, operator, at))
+    expected = 3 if cluster == [1, 1] and (bm, bn) in {(128, 192), (256, 128)} else 1
+    assert slow.waves.item() == expected * plain.waves.item()
+    assert slow.padded_rows.item() == plain.padded_rows.item()
+    rule = gemm_row(kernel("deepgemm_sm90:sglang"), H100, operator, rows).rule
+    assert rule.endswith(", 3 times as slow without a cluster") == (expected == 3)
 
 
 class TestRow:
@@ -395,7 +416,7 @@ class TestSelection:
             ("b200", "vllm", "nvfp4", "flashinfer_cutedsl_sm100:nvfp4"),
             ("b200", "trtllm", "nvfp4", "trtllm_nvfp4_sm100:nvfp4"),
             ("rtx_pro_6000_blackwell", "sglang", "nvfp4", "cutlass_nvfp4_sm120:nvfp4"),
-            ("h200", "sglang", "fp8_block", "deepgemm_sm90:dense"),
+            ("h200", "sglang", "fp8_block", "deepgemm_sm90:sglang"),
             ("h200", "sglang", "fp8", "sgl_kernel_sm90:fp8"),
             ("b200", "trtllm", "bfloat16", "cublas_sm100:tile_menu"),
             ("rtx_5090", "torch", "bfloat16", "cublas_sm120:tile_menu"),
@@ -424,3 +445,20 @@ def test_rows_below_one_are_refused() -> None:
         gemm_counts(kernel("cublas_sm90:tile_menu"), H100, Gemm(64, 64), np.array([4, 0]))
     with pytest.raises(InvalidArgumentError, match="max_rows must be at least 1, got 0"):
         gemm_edges(kernel("cublas_sm90:tile_menu"), H100, Gemm(64, 64), 0)
+
+
+@pytest.mark.parametrize(
+    ("gpu", "backend", "dtype", "extra"),
+    [
+        ("h100", "trtllm", "fp8", 4),
+        ("b200", "sglang", "fp8_block", 2),
+        ("h100", "vllm", "fp8", 2),
+        ("h100", "vllm", "bfloat16", 0),
+    ],
+)
+def test_launches_that_quantise_the_input_move_bytes_of_every_row(
+    gpu: str, backend: str, dtype: str, extra: int
+) -> None:
+    bound = bind(load_hardware(gpu), Gemm(4096, 8192, dtype), backend)
+    _, inputs = equation_inputs(bound, np.array([16]))
+    assert inputs["row_bytes"] == 2 * (4096 + 8192) + extra * 8192

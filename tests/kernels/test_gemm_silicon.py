@@ -99,3 +99,35 @@ def test_hopper_runs_faster_as_rows_fill_the_last_tile(backend: str) -> None:
         idle = counted(*case, [129, 256]).idle_share[0]
         assert idle[0] == pytest.approx(127 / 256)
         assert idle[1] == 0
+
+
+@pytest.mark.parametrize("gpu", ["h100_sxm5", "h200_sxm"])
+@pytest.mark.parametrize(
+    ("shape", "plain", "slow"), [((8192, 8192), 256, 257), ((12288, 12288), 192, 193), ((16384, 4096), 257, 256)]
+)
+def test_sglang_deepgemm_is_slow_in_its_largest_blocks_without_a_cluster(
+    gpu: str, shape: tuple[int, int], plain: int, slow: int
+) -> None:
+    case = (gpu, "sglang", "fp8_block", shape)
+    seconds = measured(*case, [plain]).item(), measured(*case, [slow]).item()
+    waves = counted(*case, [plain, slow]).waves[0]
+    assert seconds[1] / seconds[0] > 1.5
+    assert waves[0] in (1, 2)
+    assert waves[1] == 3
+
+
+def test_deepgemm_hopper_rereads_with_the_idle_rows_of_a_last_tile() -> None:
+    case = ("h100_sxm5", "sglang", "fp8_block", (4096, 51200))
+    few, full = measured(*case, [65, 128])
+    rereads = counted(*case, [64, 65, 128]).rereads[0]
+    assert few / full > 1.5
+    assert rereads.tolist() == pytest.approx([0, 1 + 63 / 64, 1])
+
+
+def test_ada_fp8_of_trtllm_steps_at_129_rows_and_stays() -> None:
+    case = ("l40s", "trtllm", "fp8", (10240, 51200))
+    before, after, later = measured(*case, [128, 129, 256])
+    assert after / before > 1.25
+    assert later / after < 1.15
+    padded = counted(*case, [128, 129, 256]).padded_rows
+    assert (padded == [[128, 256, 256]]).all()

@@ -152,7 +152,7 @@ def gemm_inputs(
         "peak": hardware.peak(operator.weight_dtype, operator.activation_dtype),
         "sm_count": float(hardware.sm_count),
         "weight_bytes": operator.weight_bytes,
-        "row_bytes": float(operator.activation_bytes_per_row),
+        "row_bytes": operator.activation_bytes_per_row + kernel.quantizing_bytes * operator.in_features,
         "rows": rows.astype(np.float64),
         "out_features": float(operator.out_features),
         "in_features": float(operator.in_features),

@@ -72,7 +72,13 @@ s = _new("splits", "s", "-", "split-K parts", "kernel")
 sigma = _new("is_split", "sigma", "-", "1 where split, else 0", "kernel")
 f = _new("waves", "f", "-", "waves of tiles over the SMs", "kernel")
 u = _new("idle_share", "u", "-", "share of the rows paid for that lie outside M, where they slow the kernel", "kernel")
-x = _new("rereads", "x", "-", "row tiles beyond the first, a cluster counted once", "kernel")
+x = _new(
+    "rereads",
+    "x",
+    "-",
+    "row tiles beyond the first, a cluster counted once; with DeepGEMM on Hopper also the last one's idle share",
+    "kernel",
+)
 A = _new("experts_touched", "A", "-", "experts with at least one row", "kernel")
 NB = _new("row_blocks", "N_B", "-", "row blocks over all experts", "kernel")
 E_w = _new("walked_experts", "E_w", "-", "experts whose entry the kernel's tile scheduler walks through", "kernel")

@@ -49,12 +49,12 @@ class GemmCounts:
     tile_rows, tile_columns, splits : ndarray, shape (menu, 1) or (menu, rows)
         Token-side tile bm, output-side tile bn, split-K count s.
     waves : ndarray, shape (menu, rows)
-        max(1, tiles x s / SM), rounded up where the kernel is known to run whole waves.
+        max(1, tiles x s / SM), rounded up where the kernel is known to run whole waves, times what a block known to be slow takes.
     padded_rows : ndarray, shape (menu, rows)
         Rows paid for: ceil(M / bm) x bm.
     rereads : ndarray, shape (1, rows) or (1, 1)
         Row tiles beyond the first, those of a cluster counted once: each fetches the weights anew. 0 for a menu, whose library
-        chooses the tiles so that they need not [-].
+        chooses the tiles so that they need not. Where the kernel is known to, a partly filled last tile adds its idle share [-].
     idle_share : ndarray, shape (1, rows) or (1, 1)
         Share of the rows paid for that lie outside M, where more than one row tile runs and the kernel is known to be slowed
         by them, else 0 [-].

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from nfp_model.errors import InvalidArgumentError
-from nfp_model.kernels.counts import GemmCounts, IntArray, KernelRow
+from nfp_model.kernels.counts import FloatArray, GemmCounts, IntArray, KernelRow
 from nfp_model.kernels.deepgemm import deepgemm_tiles
 from nfp_model.kernels.gemm_menu import menu_entries, menu_key, menu_waves, pruned_menu, pruning_limit
 from nfp_model.kernels.steps import ceil_div, round_up, whole_waves
@@ -84,7 +84,9 @@ def gemm_row(kernel: GemmKernel, hardware: HardwareSpec, operator: Gemm, rows: i
         block = deepgemm_tiles(kernel.selection, hardware.sm_count, operator, at)
         tile_rows, tile_columns, cluster_rows, cluster_columns = (int(part[0]) for part in block)
         cluster = "" if cluster_rows * cluster_columns == 1 else f", cluster {cluster_rows} x {cluster_columns}"
-        rule = f"best score at T = {rows}: {tile_rows} x {tile_columns}{cluster}"
+        slow = float(_slowdown(kernel, *block)[0])
+        longer = f", {slow:g} times as slow without a cluster" if slow > 1 else ""
+        rule = f"best score at T = {rows}: {tile_rows} x {tile_columns}{cluster}{longer}"
     return KernelRow(kernel.key, rule, source, inferred=kernel.inferred, in_range=inside)
 
 
@@ -113,19 +115,26 @@ def gemm_edges(kernel: GemmKernel, hardware: HardwareSpec, operator: Gemm, max_r
 
 
 def _dispatch_counts(kernel: GemmKernel, sm_count: int, operator: Gemm, rows: IntArray) -> GemmCounts:
-    tile_rows, tile_columns, cluster_rows, cluster_columns = _tiles(kernel, sm_count, operator, rows)
-    row_tiles = round_up(ceil_div(rows, tile_rows), cluster_rows)
+    tile_rows, tile_columns, cluster_rows, cluster_columns = chosen = _tiles(kernel, sm_count, operator, rows)
+    slow: FloatArray | float = 1.0
+    if kernel.selection != "dispatch":
+        slow = _slowdown(kernel, *chosen)
+        # Its persistent scheduler deals out single blocks, clusters or not.
+        cluster_rows = cluster_columns = np.ones_like(tile_rows)
+    needed = ceil_div(rows, tile_rows)
+    row_tiles = round_up(needed, cluster_rows)
     column_tiles = round_up(ceil_div(operator.out_features, tile_columns), cluster_columns)
     tiles = row_tiles * column_tiles
     padded = row_tiles * tile_rows
     waves = np.maximum(1.0, tiles / sm_count) if kernel.stream_k else whole_waves(tiles, sm_count)
+    alone = np.where(needed > 1, needed - rows / tile_rows, 0.0) * kernel.idle_rows_reread
     return GemmCounts(
         tile_rows=tile_rows.astype(np.float64)[None],
         tile_columns=tile_columns.astype(np.float64)[None],
         splits=np.ones((1, rows.size)),
-        waves=waves[None],
+        waves=(waves * slow)[None],
         padded_rows=padded[None],
-        rereads=(row_tiles / cluster_rows - 1.0)[None],
+        rereads=(row_tiles / cluster_rows - 1.0 + alone)[None],
         idle_share=np.where(row_tiles > 1, 1.0 - rows / padded, 0.0)[None] * kernel.idle_rows_slow,
     )
 
@@ -210,13 +219,21 @@ def _tiles(
 ) -> tuple[IntArray, IntArray, IntArray, IntArray]:
     """Per M: token tile, output tile, cluster along tokens and along outputs."""
     if kernel.selection != "dispatch":
-        tile_rows, tile_columns, *_ = deepgemm_tiles(kernel.selection, sm_count, operator, rows)
-        ones = np.ones_like(tile_rows)  # its persistent scheduler deals out single blocks, clusters or not
-        return tile_rows, tile_columns, ones, ones
+        return deepgemm_tiles(kernel.selection, sm_count, operator, rows)
     index, _ = _dispatch(kernel, sm_count, operator, rows)
     table = np.array([(row.token_tile, row.output_tile, *row.cluster) for row in kernel.rows], dtype=np.int64)
     token_tile, output_tile, cluster_rows, cluster_columns = table[index].T
     return np.where(token_tile == 0, rows, token_tile), output_tile, cluster_rows, cluster_columns
+
+
+def _slowdown(
+    kernel: GemmKernel, tile_rows: IntArray, tile_columns: IntArray, cluster_rows: IntArray, cluster_columns: IntArray
+) -> FloatArray:
+    """How much longer each chosen block takes because no cluster shares its loads, 1 for most [-]."""
+    listed = np.zeros(tile_rows.shape, dtype=bool)
+    for block_rows, block_columns in kernel.slow_blocks:
+        listed |= (tile_rows == block_rows) & (tile_columns == block_columns)
+    return np.where(listed & (cluster_rows * cluster_columns == 1), kernel.slow_factor, 1.0)
 
 
 def _dispatch(

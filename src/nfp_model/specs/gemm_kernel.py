@@ -98,6 +98,14 @@ class GemmKernel(Spec):
     idle_rows_slow : bool
         Dispatch: where more than one row tile runs, tiles with rows outside M are slower than full ones (seen on Hopper: the time
         falls while M fills the last tile).
+    idle_rows_reread : bool
+        Dispatch: there a partly filled last tile also reads its idle share of the weights anew (seen with DeepGEMM on Hopper).
+    slow_blocks : tuple of (int, int)
+        DeepGEMM: blocks (tokens, outputs) that run slower where no cluster shares their loads.
+    slow_factor : float
+        How much longer such a block takes for its matrix instructions [-].
+    quantizing_bytes : float
+        Bytes an input element moves beyond a 16-bit read, where launches timed with the product quantise the input [B].
     token_tiles, output_tiles : tuple of int
         Menu: bm and bn [rows], [columns].
     max_tile_area : int
@@ -123,6 +131,10 @@ class GemmKernel(Spec):
     hard_waves: bool = False
     stream_k: bool = False
     idle_rows_slow: bool = False
+    idle_rows_reread: bool = False
+    slow_blocks: tuple[tuple[int, int], ...] = ()
+    slow_factor: float = Field(default=1.0, ge=1.0)
+    quantizing_bytes: float = Field(default=0.0, ge=0.0)
     token_tiles: tuple[int, ...] = ()
     output_tiles: tuple[int, ...] = ()
     max_tile_area: int = Field(default=32768, gt=0)
