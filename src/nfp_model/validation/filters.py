@@ -37,6 +37,11 @@ TRITON_ALIGNMENT = 16
 NON_GATED_EXPERTS = frozenset({(2688, 1856), (1024, 2688), (2048, 5120), (4096, 2688), (8192, 5120)})
 """(hidden, expert width) of the experts with two matrices; TensorRT-LLM's own kernel label says so for all five."""
 
+ALL_GATED = frozenset({("vllm", "0.14.0"), ("sglang", "0.5.10")})
+"""(engine, version) whose timings give every expert three matrices; inferred. All 128 experts of (2688, 1856) at 64 tokens, over
+the time their two matrices take at the full bandwidth: A100 vLLM 0.14.0 1.52 and SGLang 0.5.10 1.78, H100 SGLang 0.5.10 1.65,
+where gated experts (4096, 1536) have 1.57, 1.76 and 1.72 by the same two matrices; H100 vLLM 0.24.0 has 1.12 against 1.67."""
+
 DSA_MSA_WITHOUT_GRAPH = (
     "several-position rows are bound by launches: one sequence costs 4 to 25 times the graph-timed step"
 )
@@ -190,6 +195,17 @@ def moe_filters(gpu: str, backend: str, max_tokens: int) -> list[RowFilter]:
             ),
         ),
     ]
+
+
+def is_gated(hidden_size: int, width: int, backend: str, version: str | None) -> bool:
+    """Whether a published fused-MoE row timed experts with three matrices.
+
+    Examples
+    --------
+    >>> is_gated(2688, 1856, "vllm", "0.24.0"), is_gated(2688, 1856, "vllm", "0.14.0"), is_gated(4096, 1536, "vllm", "0.24.0")
+    (False, True, True)
+    """
+    return (hidden_size, width) not in NON_GATED_EXPERTS or (backend, version) in ALL_GATED
 
 
 def touched_bytes(rows: Any) -> npt.NDArray[np.float64]:
