@@ -208,6 +208,6 @@ def sampled(curves: Iterable[Curve], most: int) -> list[Curve]:
 
 
 __all__ = [
-    "FIT_TOKENS", "LOADERS", "MAX_TOKENS", "MEASURED_AS", "FitTable", "UnsupportedError", "curve_dtype", "family", "recorded_tables", "sampled",
-    "setting", "silicon_tables",
+    "FIT_TOKENS", "LOADERS", "MAX_TOKENS", "MEASURED_AS", "FitTable", "UnsupportedError", "curve_dtype", "family", "recorded_tables",
+    "sampled", "setting", "silicon_tables",
 ]  # fmt: skip

@@ -114,7 +114,11 @@ def load_moe(
 
     Parameters and errors are those of :func:`load_gemm`.
     """
-    timed = version if version is not None or gpu in EXCLUDED_SYSTEMS else default_version(load_hardware(gpu).name, backend, "moe")
+    timed = (
+        version
+        if version is not None or gpu in EXCLUDED_SYSTEMS
+        else default_version(load_hardware(gpu).name, backend, "moe")
+    )
     sizes = ["hidden_size", "inter_size", "num_experts", "topk", "moe_tp_size", "moe_ep_size"]
     table = CurveTable(
         operator="moe",
