@@ -132,7 +132,15 @@ def test_expanded_weights_are_read_and_multiplied_in_16_bits() -> None:
     ours, theirs = moe_counts(rule, H100, stored, tokens), moe_counts(rule, H100, wide, tokens)
     for name in ("row_blocks", "rereads_up", "rereads_down", "waves"):
         assert getattr(ours, name).tolist() == getattr(theirs, name).tolist()
-    assert as_stored(kernel("marlin_moe:marlin"), stored) is stored
+    assert as_stored(kernel("marlin_moe:marlin"), stored) == stored
+
+
+@pytest.mark.parametrize(("ranks", "width"), [(1, 3072), (2, 2 * 1536), (4, 4 * 768), (8, 8 * 512)])
+def test_padded_sizes_are_multiples_of_256_on_a_rank(ranks: int, width: int) -> None:
+    padded = as_stored(kernel("trtllm_gen_moe:untuned_padded"), FusedMoE(2880, 2880, 128, 4, "mxfp4", tensor_parallel=ranks))
+    assert (padded.hidden_size, padded.intermediate_size) == (3072, width)
+    whole = FusedMoE(3584, 3072, 896, 16, "mxfp4")
+    assert as_stored(kernel("trtllm_gen_moe:untuned_padded"), whole) == whole
 
 
 def test_triton_kernels_doubles_the_block_on_purpose() -> None:

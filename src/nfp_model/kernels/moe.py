@@ -10,7 +10,7 @@ import numpy.typing as npt
 from nfp_model.errors import require_positive_int
 from nfp_model.kernels.counts import FloatArray, IntArray, KernelRow, MoECounts
 from nfp_model.kernels.routing import experts_beyond, experts_touched, routed_rows, row_blocks
-from nfp_model.kernels.steps import ceil_div, floor_div, next_power_of_two
+from nfp_model.kernels.steps import ceil_div, floor_div, next_power_of_two, round_up
 from nfp_model.operators import FusedMoE
 from nfp_model.specs.hardware import HardwareSpec
 from nfp_model.specs.moe_kernel import MoEKernel, MoERow, TunedShape
@@ -108,7 +108,7 @@ def moe_counts(kernel: MoEKernel, hardware: HardwareSpec, operator: FusedMoE, to
 
 
 def as_stored(kernel: MoEKernel, operator: FusedMoE) -> FusedMoE:
-    """The layer with its weights in the format the engine keeps them in.
+    """The layer with its weights in the format and the sizes the engine keeps them in.
 
     Examples
     --------
@@ -118,7 +118,13 @@ def as_stored(kernel: MoEKernel, operator: FusedMoE) -> FusedMoE:
     >>> as_stored(load_kernel("triton_moe_sglang:expanded_mxfp4"), FusedMoE(2880, 2880, 128, 4, "mxfp4")).weight_dtype
     'bfloat16'
     """
-    return operator if kernel.stored_as is None else replace(operator, weight_dtype=kernel.stored_as)
+    hidden, width = (int(round_up(size, kernel.padded_to)) for size in (operator.hidden_size, operator.local_width))
+    return replace(
+        operator,
+        weight_dtype=kernel.stored_as or operator.weight_dtype,
+        hidden_size=hidden,
+        intermediate_size=width * operator.tensor_parallel,
+    )
 
 
 def _waves(operator: FusedMoE, places: int, row_blocks: FloatArray, blocks: MoEBlocks) -> FloatArray:

@@ -188,6 +188,8 @@ class MoEKernel(Spec):
         Rows of other ranks' experts are dropped before the activation, instead of carried along.
     stored_as : str or None
         Format the engine keeps the weights in once loaded, where it expands the checkpoint's; None for the checkpoint's own.
+    padded_to : int
+        Multiple that hidden size and expert width on a rank are filled up to with zeros, in weights and rows [elements].
     held : dict of str to float
         Constants of the equation that a fit holds at these values for this kernel, so that at most six are fitted.
     source : str
@@ -227,6 +229,7 @@ class MoEKernel(Spec):
     walks_experts: bool = False
     keeps_local_rows: bool = False
     stored_as: str | None = None
+    padded_to: int = Field(default=1, ge=1)
     held: dict[str, float] = Field(default_factory=lambda: {"wave_time_s": NO_WAVE_TIME_S, "expert_time_s": 0.0})
     source: str
     inferred: bool = False
