@@ -137,7 +137,9 @@ def test_expanded_weights_are_read_and_multiplied_in_16_bits() -> None:
 
 @pytest.mark.parametrize(("ranks", "width"), [(1, 3072), (2, 2 * 1536), (4, 4 * 768), (8, 8 * 512)])
 def test_padded_sizes_are_multiples_of_256_on_a_rank(ranks: int, width: int) -> None:
-    padded = as_stored(kernel("trtllm_gen_moe:untuned_padded"), FusedMoE(2880, 2880, 128, 4, "mxfp4", tensor_parallel=ranks))
+    padded = as_stored(
+        kernel("trtllm_gen_moe:untuned_padded"), FusedMoE(2880, 2880, 128, 4, "mxfp4", tensor_parallel=ranks)
+    )
     assert (padded.hidden_size, padded.intermediate_size) == (3072, width)
     whole = FusedMoE(3584, 3072, 896, 16, "mxfp4")
     assert as_stored(kernel("trtllm_gen_moe:untuned_padded"), whole) == whole

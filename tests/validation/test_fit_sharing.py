@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 
 from nfp_model.errors import InvalidArgumentError
+from nfp_model.validation.fit_points import LENT, LENT_WEIGHT, collect, weights
 from nfp_model.validation.fit_sharing import LENDER, refuse_thin, shapes, shared
 from nfp_model.validation.fit_tables import curve_dtype, family, silicon_tables
 
@@ -29,7 +31,10 @@ def test_int4_borrows_other_timings_of_marlin_on_the_same_gpu(backend: str, form
         assert family(curve.kernels[0]) == "marlin"
     assert replace(full, lent=()) == thin
     assert len(full.groups) == len(full.fit) + len(full.lent)
-    assert not set(full.groups[len(full.fit) :]) & set(full.groups[: len(full.fit)])
+    points = collect((*full.fit, *full.lent), backend)
+    weight = weights(points, full.groups)
+    lent = np.array([group.startswith(LENT) for group in full.groups])[points.curve]
+    assert weight[lent].sum() / weight[~lent].sum() == pytest.approx(LENT_WEIGHT * len(formats), rel=1e-9)
     with pytest.raises(InvalidArgumentError, match="2 shapes to fit and 6 to score, 3 and 1 are needed"):
         refuse_thin(thin)
     refuse_thin(full)

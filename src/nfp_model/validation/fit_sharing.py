@@ -25,7 +25,7 @@ FEWEST_SCORED = 1
 LENDER = "vllm"
 """Engine whose timings are lent: the one Marlin was written for; the others carry copies."""
 
-LENT = 60
+MOST_LENT = 60
 """Lent curves of one setting used at most [-]."""
 
 
@@ -58,7 +58,7 @@ def shared(table: FitTable) -> FitTable:
         and any(family(name) == rule for name in curve.kernels)
         and mine != (first.backend, curve_dtype(curve))
     ]
-    return replace(table, lent=tuple(sampled(lent, LENT)))
+    return replace(table, lent=tuple(sampled(lent, MOST_LENT)))
 
 
 def _weight_only(curve: Curve) -> bool:

@@ -15,7 +15,7 @@ from nfp_model.operators import FusedMoE
 from nfp_model.specs.calibration import OperatorKind
 from nfp_model.specs.registry import load_hardware
 from nfp_model.validation.datasets import CurveSet, Source, curves_of
-from nfp_model.validation.fit_points import CALIBRATED_AS, MEASURED_AS, measured_kind
+from nfp_model.validation.fit_points import CALIBRATED_AS, LENT, MEASURED_AS, measured_kind
 from nfp_model.validation.recorded import read_timings
 from nfp_model.validation.records import Curve
 from nfp_model.validation.shapes import MoEShape
@@ -85,7 +85,7 @@ class FitTable:
     @property
     def groups(self) -> tuple[str, ...]:
         """Setting of every curve of the fit half, then of every lent one, which are groups of their own."""
-        lent = (f"{curve.backend} {curve_dtype(curve)} {setting(curve)}" for curve in self.lent)
+        lent = (f"{LENT} {curve.backend} {curve_dtype(curve)} {setting(curve)}" for curve in self.lent)
         return (*(setting(curve) for curve in self.fit), *lent)
 
     @property
