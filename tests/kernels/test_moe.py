@@ -135,6 +135,13 @@ def test_expanded_weights_are_read_and_multiplied_in_16_bits() -> None:
     assert as_stored(kernel("marlin_moe:marlin"), stored) == stored
 
 
+def test_tensorrt_llm_takes_no_more_than_64_rows_a_block_for_16_bit_activations() -> None:
+    for ranks in (1, 4):
+        operator = FusedMoE(2880, 2880, 128, 4, "mxfp4", expert_parallel=ranks, routing="balanced")
+        edges = [n * 32 // ranks + extra for n in (16, 32, 64) for extra in (0, 1)]
+        assert block_rows("trtllm_gen_moe:w4a16", B200, operator, edges) == [16, 32, 32, 64, 64, 64]
+
+
 @pytest.mark.parametrize(("ranks", "width"), [(1, 3072), (2, 2 * 1536), (4, 4 * 768), (8, 8 * 512)])
 def test_padded_sizes_are_multiples_of_256_on_a_rank(ranks: int, width: int) -> None:
     padded = as_stored(
