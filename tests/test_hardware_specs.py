@@ -398,6 +398,7 @@ def test_a_block_cannot_have_more_shared_memory_than_its_sm() -> None:
         ("a100_sxm4_80gb", "int4", "bfloat16", "bfloat16"),
         ("b200_sxm", "nvfp4", "bfloat16", "fp4"),
         ("b200_sxm", "mxfp4", "bf16", "bfloat16"),
+        ("b200_sxm", "mxfp4_w4a8", "fp8", "fp8"),
         ("b200_sxm", "nvfp4_w4a16", "bfloat16", "bfloat16"),
         ("a100_sxm4_80gb", "fp8_block", "bfloat16", "bfloat16"),
         ("h200_sxm", "nvfp4", "float16", "float16"),

@@ -31,7 +31,8 @@ def predicted(hardware: str, weights: str | None, model: str = "llama-3.1-70b", 
     [
         # Weights of 128, 64, 32 (integers) or 16 (NVFP4), 32 (OCP MX) elements to a scale of 16, 8 and 8 bits.
         ("int4", 4 + 16 / 128), ("int4_g64", 4 + 16 / 64), ("int4_g32", 4 + 16 / 32), ("nvfp4", 4 + 8 / 16),
-        ("nvfp4_w4a16", 4 + 8 / 16), ("mxfp4", 4 + 8 / 32), ("int8_w8a16", 8 + 16 / 128), ("fp8_block", 8 + 32 / 128**2),
+        ("nvfp4_w4a16", 4 + 8 / 16), ("mxfp4", 4 + 8 / 32), ("mxfp4_w4a8", 4 + 8 / 32), ("int8_w8a16", 8 + 16 / 128),
+        ("fp8_block", 8 + 32 / 128**2),
         ("fp8", 8), ("int8", 8),
     ],
 )  # fmt: skip

@@ -67,6 +67,7 @@ _TYPES = (
     ElementType("nvfp4", 4 + 8 / 16, "fp4", "NVFP4: e2m1 with one fp8 scale per 16 elements (4.5 bits)"),
     ElementType("nvfp4_w4a16", 4 + 8 / 16, None, "ModelOpt W4A16_NVFP4: NVFP4 storage, expanded to 16-bit math"),
     ElementType("mxfp4", 4 + 8 / 32, None, "OCP MX: e2m1 with one e8m0 scale per 32 elements (4.25 bits)"),
+    ElementType("mxfp4_w4a8", 4 + 8 / 32, "fp8", "MXFP4 storage, multiplied with MXFP8 activations at the 8-bit rate"),
 )
 
 ELEMENT_TYPES: dict[str, ElementType] = {t.name: t for t in _TYPES}

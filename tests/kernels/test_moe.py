@@ -10,7 +10,7 @@ from hypothesis import given, settings, strategies as st
 
 from nfp_model.cost.inputs import moe_row_bytes
 from nfp_model.errors import SpecError
-from nfp_model.kernels.moe import moe_blocks, moe_counts, moe_edges, moe_row
+from nfp_model.kernels.moe import as_stored, moe_blocks, moe_counts, moe_edges, moe_row
 from nfp_model.operators import FusedMoE
 from nfp_model.specs.hardware import HardwareSpec
 from nfp_model.specs.kernel_library import all_libraries, load_kernel
@@ -110,6 +110,46 @@ def test_marlin_takes_the_first_block_filled_below_nine_tenths() -> None:
     operator = FusedMoE(2048, 768, 10, 1, "int4")
     tokens = [71, 72, 143, 144, 287, 288, 431, 432, 5000]
     assert block_rows("marlin_moe:marlin", H100, operator, tokens) == [8, 16, 16, 32, 32, 48, 48, 64, 64]
+
+
+def test_marlin_counts_the_experts_of_the_rank() -> None:
+    # 12 of 384 experts, k 8: 0.9 x 32 rows an expert are passed after 32 tokens, 0.9 x 48 after 64.
+    operator = FusedMoE(7168, 2048, 384, 8, "int4", expert_parallel=32, routing="balanced")
+    assert block_rows("marlin_moe:marlin", H100, operator, [32, 48, 64, 80]) == [32, 48, 48, 64]
+
+
+def test_vllm_runs_triton_kernels_undoubled_by_local_experts() -> None:
+    for ranks in (1, 4):
+        operator = FusedMoE(2880, 2880, 32, 4, "mxfp4", expert_parallel=ranks, routing="balanced")
+        edges = [n * 8 // ranks + extra for n in (16, 32, 64) for extra in (0, 1)]
+        assert block_rows("triton_kernels_moe:vllm", H100, operator, edges) == [16, 32, 32, 64, 64, 128]
+
+
+def test_expanded_weights_are_read_and_multiplied_in_16_bits() -> None:
+    stored, wide = FusedMoE(2880, 2880, 128, 4, "mxfp4"), FusedMoE(2880, 2880, 128, 4, "bfloat16")
+    rule, tokens = kernel("triton_moe_sglang:expanded_mxfp4"), np.array([1, 128, 160, 4096])
+    assert as_stored(rule, stored) == wide
+    ours, theirs = moe_counts(rule, H100, stored, tokens), moe_counts(rule, H100, wide, tokens)
+    for name in ("row_blocks", "rereads_up", "rereads_down", "waves"):
+        assert getattr(ours, name).tolist() == getattr(theirs, name).tolist()
+    assert as_stored(kernel("marlin_moe:marlin"), stored) == stored
+
+
+def test_tensorrt_llm_takes_no_more_than_64_rows_a_block_for_16_bit_activations() -> None:
+    for ranks in (1, 4):
+        operator = FusedMoE(2880, 2880, 128, 4, "mxfp4", expert_parallel=ranks, routing="balanced")
+        edges = [n * 32 // ranks + extra for n in (16, 32, 64) for extra in (0, 1)]
+        assert block_rows("trtllm_gen_moe:w4a16", B200, operator, edges) == [16, 32, 32, 64, 64, 64]
+
+
+@pytest.mark.parametrize(("ranks", "width"), [(1, 3072), (2, 2 * 1536), (4, 4 * 768), (8, 8 * 512)])
+def test_padded_sizes_are_multiples_of_256_on_a_rank(ranks: int, width: int) -> None:
+    padded = as_stored(
+        kernel("trtllm_gen_moe:untuned_padded"), FusedMoE(2880, 2880, 128, 4, "mxfp4", tensor_parallel=ranks)
+    )
+    assert (padded.hidden_size, padded.intermediate_size) == (3072, width)
+    whole = FusedMoE(3584, 3072, 896, 16, "mxfp4")
+    assert as_stored(kernel("trtllm_gen_moe:untuned_padded"), whole) == whole
 
 
 def test_triton_kernels_doubles_the_block_on_purpose() -> None:

@@ -75,6 +75,51 @@ def test_a100_vllm_0_14_steps_at_the_number_of_experts() -> None:
     assert seen >= 3
 
 
+@pytest.mark.parametrize(
+    ("table", "source"),
+    [
+        ("h100_sxm/moe/sglang/0.5.14", "sglang_marlin_moe"),
+        ("b200_sxm/moe/vllm/0.24.0", "vllm_compressedtensorswna16marlinmoe_marlin_marlinexperts"),
+    ],
+)
+def test_marlin_steps_where_the_rows_per_local_expert_pass_its_blocks(table: str, source: str) -> None:
+    data = pd.read_parquet(Path(package.__file__).parent / "systems" / "data" / table / "moe_perf.parquet")
+    kept = data[
+        (data.moe_dtype == "int4_wo")
+        & (data.kernel_source == source)
+        & (data.distribution == "balanced")
+        & (data.num_experts == 384)
+        & (data.moe_ep_size == 32)
+        & (data.moe_tp_size == 1)
+    ]
+    curve = kept.groupby("num_tokens").latency.median()
+    # Blocks of 32, 48, 48, 64, 64 rows for 12 of 384 experts; one block an expert up to 3072 tokens, two at 4096.
+    assert curve[48] / curve[32] > 1.5
+    assert curve[64] / curve[48] < 1.05
+    assert curve[80] / curve[64] > 1.15
+    assert curve[128] / curve[80] < 1.05
+    assert curve[4096] / curve[3072] > 1.4
+
+
+def test_mxfp4_experts_of_sglang_on_hopper_weigh_16_bits() -> None:
+    data = pd.read_parquet(
+        Path(package.__file__).parent / "systems" / "data" / "h100_sxm/moe/sglang/0.5.14" / "moe_perf.parquet"
+    )
+    kept = data[
+        (data.moe_dtype == "w4a16_mxfp4")
+        & (data.kernel_source == "sglang_fused_moe_triton")
+        & (data.distribution == "balanced")
+        & (data.num_experts == 128)
+        & (data.moe_tp_size == 1)
+        & (data.moe_ep_size == 1)
+        & (data.num_tokens == 64)
+    ]
+    wide = FusedMoE(2880, 2880, 128, 4).expert_bytes * 128
+    achieved = wide / (float(kept.latency.median()) * 1e-3) / load_hardware("h100").memory_bandwidth_bytes_per_s
+    # Four bits would take three times the memory bandwidth.
+    assert 0.8 < achieved < 1.0
+
+
 TRTLLM_GEN = "vllm_unquantizedfusedmoe_flashinfer_trtllm_trtllmbf16experts"
 
 

@@ -278,6 +278,21 @@ class TestFilters:
         assert mixtral.seconds[mixtral.tokens == 512] < 0.6 * mixtral.seconds[mixtral.tokens == 8]
         assert "falls_with_tokens" not in load_moe("rtx_pro_6000_blackwell", "vllm", "fp8").exclusions
 
+    @pytest.mark.parametrize("gpu", ["a100_sxm4_80gb", "h100_sxm5"])
+    def test_old_collectors_time_three_matrices_for_every_expert(self, gpu: str) -> None:
+        """Time over two matrices' stream, at half a token per expert: alike for both kinds of experts only where both have three."""
+        found = {}
+        for curve in load_moe(gpu, "sglang", "bfloat16", "0.5.10" if gpu == "h100_sxm5" else None):
+            shape = curve.shape
+            key = (shape.hidden_size, shape.intermediate_size)
+            alone = shape.tensor_parallel == shape.expert_parallel == 1 and shape.routing == "balanced"
+            if key in ((2688, 1856), (4096, 1536)) and alone:
+                stream = shape.num_experts * 4 * key[0] * key[1] / load_hardware(gpu).memory_bandwidth_bytes_per_s
+                found[key] = float(curve.seconds[curve.tokens == 64][0]) / stream
+                assert shape.gated
+        assert found[(2688, 1856)] == pytest.approx(found[(4096, 1536)], rel=0.06)
+        assert min(found.values()) > 1.5
+
     def test_non_gated_experts_are_those_trtllm_labels(self) -> None:
         for curve in load_moe("h100", "trtllm", "bfloat16"):
             assert isinstance(curve.shape, MoEShape)

@@ -10,7 +10,7 @@ import numpy as np
 from nfp_model.kernels.attention import attention_counts
 from nfp_model.kernels.counts import AttentionCounts, FloatArray, GemmCounts, IntArray, MoECounts
 from nfp_model.kernels.gemm import gemm_counts
-from nfp_model.kernels.moe import moe_counts
+from nfp_model.kernels.moe import as_stored, moe_counts
 from nfp_model.kernels.steps import ceil_ratio, round_up
 from nfp_model.operators import (
     ACTIVATION_BYTES,
@@ -170,6 +170,7 @@ def moe_inputs(bound: BoundOperator, operator: FusedMoE, tokens: IntArray) -> di
     """Shape inputs of the fused-MoE equation, shape (tokens,)."""
     kernel, hardware = bound.kernel, bound.hardware
     assert isinstance(kernel, MoEKernel)
+    operator = as_stored(kernel, operator)
     counts = moe_counts(kernel, hardware, operator, tokens)
     return {
         "bandwidth": hardware.memory_bandwidth_bytes_per_s,

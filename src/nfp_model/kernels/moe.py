@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -10,7 +10,7 @@ import numpy.typing as npt
 from nfp_model.errors import require_positive_int
 from nfp_model.kernels.counts import FloatArray, IntArray, KernelRow, MoECounts
 from nfp_model.kernels.routing import experts_beyond, experts_touched, routed_rows, row_blocks
-from nfp_model.kernels.steps import ceil_div, floor_div, next_power_of_two
+from nfp_model.kernels.steps import ceil_div, floor_div, next_power_of_two, round_up
 from nfp_model.operators import FusedMoE
 from nfp_model.specs.hardware import HardwareSpec
 from nfp_model.specs.moe_kernel import MoEKernel, MoERow, TunedShape
@@ -83,7 +83,7 @@ def moe_counts(kernel: MoEKernel, hardware: HardwareSpec, operator: FusedMoE, to
     >>> counts.row_blocks.tolist(), counts.rereads_up.tolist()
     ([8.0, 16.0], [True, True])
     """
-    rows = np.asarray(tokens, dtype=np.int64)
+    rows, operator = np.asarray(tokens, dtype=np.int64), as_stored(kernel, operator)
     blocks = moe_blocks(kernel, hardware, operator, rows)
     shape = (operator.load_routing, operator.num_experts, operator.top_k)
     routed = routed_rows(*shape, rows, operator.expert_parallel)
@@ -104,6 +104,26 @@ def moe_counts(kernel: MoEKernel, hardware: HardwareSpec, operator: FusedMoE, to
         reread_weight=1.0 - SECOND_SAVES * np.divide(second, again, out=np.zeros_like(again), where=again > 0),
         fixed_share=np.where(blocks.sparse, kernel.sparse_path_fixed_share, 1.0),
         waves=_waves(operator, hardware.sm_count * kernel.resident_blocks, number, blocks),
+    )
+
+
+def as_stored(kernel: MoEKernel, operator: FusedMoE) -> FusedMoE:
+    """The layer with its weights in the format and the sizes the engine keeps them in.
+
+    Examples
+    --------
+    SGLang expands MXFP4 experts to 16 bits while loading where the chip has no pipe for them.
+
+    >>> from nfp_model.specs.kernel_library import load_kernel
+    >>> as_stored(load_kernel("triton_moe_sglang:expanded_mxfp4"), FusedMoE(2880, 2880, 128, 4, "mxfp4")).weight_dtype
+    'bfloat16'
+    """
+    hidden, width = (int(round_up(size, kernel.padded_to)) for size in (operator.hidden_size, operator.local_width))
+    return replace(
+        operator,
+        weight_dtype=kernel.stored_as or operator.weight_dtype,
+        hidden_size=hidden,
+        intermediate_size=width * operator.tensor_parallel,
     )
 
 
@@ -201,7 +221,7 @@ def tuned_shape(kernel: MoEKernel, hardware: HardwareSpec, operator: FusedMoE) -
             (not shape.devices or hardware.name in shape.devices)
             and shape.num_experts == operator.local_experts
             and shape.width == operator.local_width
-            and operator.weight_dtype in shape.weight_dtypes
+            and (kernel.stored_as or operator.weight_dtype) in shape.weight_dtypes
         ):
             return shape
     return None

@@ -186,6 +186,10 @@ class MoEKernel(Spec):
         A persistent tile scheduler walks the list of all experts of this rank, touched or not.
     keeps_local_rows : bool
         Rows of other ranks' experts are dropped before the activation, instead of carried along.
+    stored_as : str or None
+        Format the engine keeps the weights in once loaded, where it expands the checkpoint's; None for the checkpoint's own.
+    padded_to : int
+        Multiple that hidden size and expert width on a rank are filled up to with zeros, in weights and rows [elements].
     held : dict of str to float
         Constants of the equation that a fit holds at these values for this kernel, so that at most six are fitted.
     source : str
@@ -224,6 +228,8 @@ class MoEKernel(Spec):
     resident_blocks: int = Field(default=1, gt=0)
     walks_experts: bool = False
     keeps_local_rows: bool = False
+    stored_as: str | None = None
+    padded_to: int = Field(default=1, ge=1)
     held: dict[str, float] = Field(default_factory=lambda: {"wave_time_s": NO_WAVE_TIME_S, "expert_time_s": 0.0})
     source: str
     inferred: bool = False
@@ -231,7 +237,7 @@ class MoEKernel(Spec):
 
     @model_validator(mode="after")
     def _check_itself(self) -> Self:
-        _known_dtypes(self.weight_dtypes)
+        _known_dtypes((*self.weight_dtypes, *([self.stored_as] if self.stored_as else [])))
         unknown = sorted(set(self.held) - set(MoEConstants.model_fields))
         if unknown or len(MoEConstants.model_fields) - len(self.held) > MOST_FITTED:
             allowed = ", ".join(MoEConstants.model_fields)

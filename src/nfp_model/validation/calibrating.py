@@ -9,19 +9,23 @@ from pathlib import Path
 import numpy as np
 
 from nfp_model.boundary import saturated_baseline
+from nfp_model.cost.latency import Kernel
 from nfp_model.errors import InvalidArgumentError, UnsupportedError, unknown_name
 from nfp_model.kernels.counts import FloatArray
 from nfp_model.specs.calibration import Calibration, Fit, HeldOutScore, OperatorKind
+from nfp_model.specs.kernel_library import load_kernel
 from nfp_model.specs.registry import load_hardware
 from nfp_model.uncertainty import Z80
 from nfp_model.validation.fit_files import write_calibration
 from nfp_model.validation.fit_points import FitPoints, collect
+from nfp_model.validation.fit_sharing import refuse_thin, shared
 from nfp_model.validation.fit_tables import (
     FIT_TOKENS,
     LOADERS,
     MAX_TOKENS,
     MEASURED_AS,
     FitTable,
+    curve_dtype,
     recorded_tables,
     setting,
     silicon_tables,
@@ -36,9 +40,6 @@ Progress = Callable[[str], None]
 
 SCORE_TOLERANCE = 0.2
 """eps of the boundary error a calibration states [-]."""
-
-FEWEST_SHAPES = 3
-"""Shapes either half of a published GEMM or MoE table must have [-]."""
 
 GEMM_BASELINE = 16
 """N0 of the boundary error of GEMMs: past the special kernels for a few rows [rows]."""
@@ -98,7 +99,7 @@ def fit_calibration(
             progress(f"{key} {backend} {table.operator} {table.dtype}")
         try:
             if given is None:
-                _refuse_thin(table)
+                refuse_thin(table)
             fits.append(fit_table(table, backend, date or calendar.today().isoformat(), command))
         except InvalidArgumentError as error:
             if given is not None:
@@ -127,8 +128,8 @@ def fit_table(table: FitTable, backend: str, date: str, command: str) -> Fit:
     date, command : str
         Written into the fit.
     """
-    curves = table.fit
-    points = fitted_range(collect(curves, backend))
+    curves = (*table.fit, *table.lent)
+    points = fitted_range(collect(curves, backend, kernel_of=_one_rule(table)))
     found = fit_constants(points, table.groups)
     source = table.source
     fit = Fit(
@@ -145,7 +146,7 @@ def fit_table(table: FitTable, backend: str, date: str, command: str) -> Fit:
         points=len(points),
         curves=len(curves),
         tokens=_token_range(points),
-        data=" ".join(part for part in (source.name, source.version, source.file) if part),
+        data=" ".join(part for part in (source.name, source.version, source.file, _lent_words(table)) if part),
         library_version=source.library_version,
         date=date,
         command=command,
@@ -158,6 +159,19 @@ def fit_table(table: FitTable, backend: str, date: str, command: str) -> Fit:
     scores = score_curves(table.test, backend, fit)
     main = "balanced" if "balanced" in scores else "beyond_l2" if "beyond_l2" in scores else "all"
     return fit.model_copy(update={"held_out": scores.pop(main, None), "held_out_also": scores})
+
+
+def _one_rule(table: FitTable) -> Callable[[Curve], Kernel] | None:
+    """The rule most own points have, for lent curves too; None leaves every curve its own."""
+    kernel = load_kernel(table.kernels[0]) if table.lent else None
+    return None if kernel is None else lambda curve: kernel
+
+
+def _lent_words(table: FitTable) -> str:
+    if not table.lent:
+        return ""
+    formats = ", ".join(sorted({f"{curve.backend} {curve_dtype(curve)}" for curve in table.lent}))
+    return f"with {len(table.lent)} curves of {formats} on the same kernel"
 
 
 def score_curves(curves: Iterable[Curve], backend: str, fit: Fit) -> dict[str, HeldOutScore]:
@@ -215,15 +229,6 @@ def _token_range(points: FitPoints) -> tuple[int, int] | None:
     return None if points.kind == "collective" else (int(points.tokens.min()), int(points.tokens.max()))
 
 
-def _refuse_thin(table: FitTable) -> None:
-    """Refuse a published table whose halves hold too few shapes to learn from or to score on."""
-    shapes = [len({curve.split_key for curve in half}) for half in (table.fit, table.test)]
-    if table.operator in ("gemm", "moe") and min(shapes) < FEWEST_SHAPES:
-        raise InvalidArgumentError(
-            f"{shapes[0]} shapes to fit and {shapes[1]} to score, {FEWEST_SHAPES} each are needed"
-        )
-
-
 def fitted_range(points: FitPoints) -> FitPoints:
     """The points within the tokens a fit is made on."""
     most = FIT_TOKENS.get(points.operator)
@@ -244,7 +249,7 @@ def _tables_of(
     tables: list[FitTable] = []
     for kind in [operator] if operator is not None else LOADERS:
         try:
-            tables += silicon_tables(key, backend, kind, dtype)
+            tables += map(shared, silicon_tables(key, backend, kind, dtype))
         except UnsupportedError:
             if operator is not None:
                 raise

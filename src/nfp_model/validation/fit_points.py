@@ -75,6 +75,13 @@ OTHER_REPLAY = Replay(0.5, 4e-6)
 PARALLEL_WEIGHT = 0.2
 """Weight of all MoE layers over several ranks, most of the published curves, against those on one GPU [-]."""
 
+LENT = "lent"
+"""First word of the group of curves of other weight formats that join a thin table."""
+
+LENT_WEIGHT = 0.2
+"""Weight of such a group against the table's own: int4 of Marlin on H100 and H200, its fit half, shapes left out, 5.7 to 7.9 % with
+0.1 to 0.3, 8.3 to 9.5 % with 1 [-]."""
+
 BEYOND_WEIGHT = 3.0
 """Weight of a point whose cache lies in memory, as in serving, over one replayed from L2 [-]."""
 
@@ -303,7 +310,7 @@ def _flat(shape: Mapping[str, Any], tokens: int) -> tuple[dict[str, npt.NDArray[
 
 
 def weights(points: FitPoints, groups: Sequence[str] | None = None) -> FloatArray:
-    """Weight of every point: every curve of a group counts alike, and every group but the parallel ones; mean 1 [-].
+    """Weight of every point: every curve of a group counts alike, and every group but the parallel and the lent ones; mean 1 [-].
 
     Parameters
     ----------
@@ -318,5 +325,8 @@ def weights(points: FitPoints, groups: Sequence[str] | None = None) -> FloatArra
         weight = np.where(points.inputs["resident"], weight, BEYOND_WEIGHT * weight)
     for label in np.unique(labels):
         here = labels == label
-        weight[here] *= (PARALLEL_WEIGHT if label.endswith("parallel") else 1.0) / weight[here].sum()
+        share = (PARALLEL_WEIGHT if label.endswith("parallel") else 1.0) * (
+            LENT_WEIGHT if label.startswith(LENT) else 1.0
+        )
+        weight[here] *= share / weight[here].sum()
     return np.asarray(weight / weight.mean())

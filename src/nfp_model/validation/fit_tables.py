@@ -15,7 +15,7 @@ from nfp_model.operators import FusedMoE
 from nfp_model.specs.calibration import OperatorKind
 from nfp_model.specs.registry import load_hardware
 from nfp_model.validation.datasets import CurveSet, Source, curves_of
-from nfp_model.validation.fit_points import CALIBRATED_AS, MEASURED_AS, measured_kind
+from nfp_model.validation.fit_points import CALIBRATED_AS, LENT, MEASURED_AS, measured_kind
 from nfp_model.validation.recorded import read_timings
 from nfp_model.validation.records import Curve
 from nfp_model.validation.shapes import MoEShape
@@ -70,6 +70,8 @@ class FitTable:
         Where the curves come from.
     kernels : tuple of str
         Kernel rules the fit assumes.
+    lent : tuple of Curve
+        Curves of other weight formats on the same kernel and GPU that join the fit; see :func:`.fit_sharing.shared`.
     """
 
     operator: OperatorKind
@@ -78,11 +80,13 @@ class FitTable:
     test: tuple[Curve, ...]
     source: Source
     kernels: tuple[str, ...]
+    lent: tuple[Curve, ...] = ()
 
     @property
     def groups(self) -> tuple[str, ...]:
-        """Setting of every curve of the fit half."""
-        return tuple(setting(curve) for curve in self.fit)
+        """Setting of every curve of the fit half, then of every lent one, which are groups of their own."""
+        lent = (f"{LENT} {curve.backend} {curve_dtype(curve)} {setting(curve)}" for curve in self.lent)
+        return (*(setting(curve) for curve in self.fit), *lent)
 
     @property
     def measured_kernels(self) -> tuple[str, ...]:
@@ -172,13 +176,20 @@ def _of_one_kernel(curves: list[Curve], backend: str) -> tuple[list[Curve], tupl
         names[curve.kernels[0] if curve.kernels else ""] += len(curve)
     allowed = {names.most_common(1)[0][0]}
     if isinstance(curves[0].operator_record(1) if curves[0].operator != "all_reduce" else None, FusedMoE):
-        family = next((one for one in _FAMILIES if keys and one in keys[0]), "")
-        related = {name for name in names if family and _family(name) == family}
+        rule = next((one for one in _FAMILIES if keys and one in keys[0]), "")
+        related = {name for name in names if rule and family(name) == rule}
         allowed = related or allowed
     return [curve for curve in curves if not curve.kernels or curve.kernels[0] in allowed], keys
 
 
-def _family(name: str) -> str:
+def family(name: str) -> str:
+    """Family of a fused-MoE kernel by its recorded name or its rule's key; empty for others.
+
+    Examples
+    --------
+    >>> family("vllm_compressedtensorswna16marlinmoe_marlin_marlinexperts"), family("marlin_moe:marlin")
+    ('marlin', 'marlin')
+    """
     if "trtllm" in name and "triton" not in name:
         return "trtllm_gen"
     return next((one for one in _FAMILIES if one in name), "")
@@ -197,6 +208,6 @@ def sampled(curves: Iterable[Curve], most: int) -> list[Curve]:
 
 
 __all__ = [
-    "FIT_TOKENS", "LOADERS", "MAX_TOKENS", "MEASURED_AS", "FitTable", "UnsupportedError", "curve_dtype", "recorded_tables", "sampled",
-    "setting", "silicon_tables",
+    "FIT_TOKENS", "LOADERS", "MAX_TOKENS", "MEASURED_AS", "FitTable", "UnsupportedError", "curve_dtype", "family", "recorded_tables",
+    "sampled", "setting", "silicon_tables",
 ]  # fmt: skip

@@ -16,12 +16,12 @@ from nfp_model.specs.registry import load_hardware
 from nfp_model.validation.assemble import CurveTable, assemble
 from nfp_model.validation.datasets import CurveSet, Exclusion, Source
 from nfp_model.validation.filters import (
-    NON_GATED_EXPERTS,
     RowFilter,
     apply_filters,
     beyond_l2,
     collective_filters,
     gemm_filters,
+    is_gated,
     module_filters,
     moe_filters,
 )
@@ -35,7 +35,7 @@ from nfp_model.validation.shapes import (
     MoEShape,
 )
 from nfp_model.validation.silicon_rows import prepared_rows
-from nfp_model.validation.silicon_tables import EXCLUDED_SYSTEMS, PACKAGE, package_version, table_path
+from nfp_model.validation.silicon_tables import EXCLUDED_SYSTEMS, PACKAGE, default_version, package_version, table_path
 
 MAX_TOKENS = 4096
 """Token rows up to which GEMM and MoE curves are read: the near-free region and the way out of it."""
@@ -114,6 +114,11 @@ def load_moe(
 
     Parameters and errors are those of :func:`load_gemm`.
     """
+    timed = (
+        version
+        if version is not None or gpu in EXCLUDED_SYSTEMS
+        else default_version(load_hardware(gpu).name, backend, "moe")
+    )
     sizes = ["hidden_size", "inter_size", "num_experts", "topk", "moe_tp_size", "moe_ep_size"]
     table = CurveTable(
         operator="moe",
@@ -126,12 +131,12 @@ def load_moe(
             top_k=row["topk"],
             tensor_parallel=row["moe_tp_size"],
             expert_parallel=row["moe_ep_size"],
-            gated=(row["hidden_size"], row["inter_size"]) not in NON_GATED_EXPERTS,
+            gated=is_gated(row["hidden_size"], row["inter_size"], backend, timed),
             routing=row["distribution"],
         ),
     )
     return _load(
-        "moe", table, gpu, backend, version, weight_dtype, lambda g, v: moe_filters(g, backend, max_tokens), keep
+        "moe", table, gpu, backend, version, weight_dtype, lambda g, v: moe_filters(g, backend, v, max_tokens), keep
     )
 
 

@@ -22,7 +22,7 @@ DTYPES: dict[str, tuple[str, str]] = {
     "int8": ("int8", "bfloat16"),
     "int4_wo": ("int4", "bfloat16"),
     "w4a16_mxfp4": ("mxfp4", "bfloat16"),
-    "w4a8_mxfp4_mxfp8": ("mxfp4", "fp8"),
+    "w4a8_mxfp4_mxfp8": ("mxfp4_w4a8", "fp8"),
     "w4afp8": ("int4", "fp8"),
 }
 """The package's data type -> our storage format and the activations' type; ``fp8`` activations mean 8-bit math."""
