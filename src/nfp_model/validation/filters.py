@@ -37,9 +37,6 @@ TRITON_ALIGNMENT = 16
 NON_GATED_EXPERTS = frozenset({(2688, 1856), (1024, 2688), (2048, 5120), (4096, 2688), (8192, 5120)})
 """(hidden, expert width) of the experts with two matrices; TensorRT-LLM's own kernel label says so for all five."""
 
-EXPERT = ("hidden_size", "inter_size")
-"""Columns that name an expert."""
-
 ALL_GATED = frozenset({("vllm", "0.14.0"), ("sglang", "0.5.10")})
 """(engine, version) whose timings give every expert three matrices; inferred. All 128 experts of (2688, 1856) at 64 tokens, over
 the time their two matrices take at the full bandwidth: A100 vLLM 0.14.0 1.52 and SGLang 0.5.10 1.78, H100 SGLang 0.5.10 1.65,
@@ -163,10 +160,9 @@ def gemm_filters(gpu: str, backend: str, version: str, max_tokens: int) -> list[
     ]
 
 
-def moe_filters(gpu: str, backend: str, version: str, max_tokens: int) -> list[RowFilter]:
+def moe_filters(gpu: str, backend: str, max_tokens: int) -> list[RowFilter]:
     """Filters of fused-MoE tables."""
-    hopper = gpu in ("h100_sxm5", "h200_sxm")
-    hopper_vllm, hopper_sglang = hopper and backend == "vllm", hopper and backend == "sglang"
+    hopper_vllm = backend == "vllm" and gpu in ("h100_sxm5", "h200_sxm")
     return [
         _too_many_tokens("num_tokens", max_tokens),
         RowFilter(
@@ -189,17 +185,6 @@ def moe_filters(gpu: str, backend: str, version: str, max_tokens: int) -> list[R
             lambda rows: (
                 rows["kernel_source"].str.contains("triton|vllm_fused_moe")
                 & ((rows["inter_size"] // rows["moe_tp_size"]) % TRITON_ALIGNMENT > 0)
-            ),
-        ),
-        RowFilter(
-            "slow_plain_experts",
-            "two-matrix experts through SGLang's Triton kernel on H100 and H200 are slower than on an L40S with a quarter of the"
-            " bandwidth: (2688, 1856) at 192 tokens 3967 and 3896 us against 3587, 5 and 7 times the stream of the weights where"
-            " vLLM's copy takes 1.2; a path of its own, not the kernel described",
-            lambda rows: (
-                hopper_sglang
-                & rows["kernel_source"].str.contains("triton")
-                & np.array([not is_gated(h, i, backend, version) for h, i in rows[list(EXPERT)].to_numpy()], dtype=bool)
             ),
         ),
         RowFilter(
