@@ -215,7 +215,7 @@ def attention_inputs(bound: BoundOperator, operator: Attention, positions: IntAr
     cache = attention_bytes(operator, positions)
     width = (operator.head_dim + operator.values_dim) / 256.0 * element_type(operator.kv_dtype).bytes / 2.0
     return {
-        "bandwidth": hardware.memory_bandwidth_bytes_per_s,
+        "bandwidth": hardware.memory_bandwidth_bytes_per_s * counts.filled**kernel.unfilled_exponent,
         "peak": attention_peak(kernel, hardware, operator),
         "kv_bytes": cache,
         "side_bytes": query_bytes(operator, positions)

@@ -26,6 +26,9 @@ from nfp_model.specs.hardware import HardwareSpec
 KEY_STEP = 128
 """Keys of one serial step of the cost model (its section 4) [tokens]."""
 
+FILLING_SPLIT_KEYS = 256
+"""Fewest keys of a split where TRT-LLM-gen chooses between its two MLA kernels [tokens] (``useSwapsMmaAbMlaGenKernel``)."""
+
 TRTLLM_GEN_TILES = (8, 16, 32, 64, 128)
 TRTLLM_GEN_LOOP_COST = (1.0, 1.2, 1.48, 1.68, 2.2)
 TRTLLM_GEN_REDUCTION_COST = (1.0, 1.03, 1.08, 1.2, 1.32)
@@ -189,10 +192,23 @@ def _holds(row: AttentionRow, sm_count: int, operator: Attention, positions: Int
         useful = tiles * operator.batch_size * operator.num_kv_heads
         holds &= useful <= (row.max_useful_tiles or np.inf)
         holds &= useful <= (row.max_tiles_per_sm or np.inf) * sm_count
+    if row.max_split_keys is not None:
+        holds &= _filling_split(row, sm_count, operator, positions) <= row.max_split_keys
     if row.min_key_blocks_per_sm is not None:
         blocks = np.maximum(floor_div(_keys(operator, positions), KEY_STEP), 1.0)
         holds &= operator.batch_size * operator.num_kv_heads * blocks >= row.min_key_blocks_per_sm * sm_count
     return holds
+
+
+def _filling_split(row: AttentionRow, sm_count: int, operator: Attention, positions: IntArray) -> FloatArray:
+    """Keys of a split where splits of at least 256 keys fill the SMs once with the row's tiles [tokens].
+
+    flashinfer ``trtllm/fmha/fmhaKernels.cuh :: useSwapsMmaAbMlaGenKernel``.
+    """
+    tiles = _query_tiles(row, operator, positions, _tile_rows(row, operator, positions))
+    keys = _keys(operator, positions)
+    room = np.maximum(floor_div(sm_count, tiles * operator.batch_size * operator.num_kv_heads), 1.0)
+    return np.asarray(ceil_ratio(keys, np.minimum(ceil_div(keys, FILLING_SPLIT_KEYS), room)))
 
 
 def _counts(
@@ -235,7 +251,9 @@ def _counts(
         late[at] = _late_tiles(row, sm_count, operator, query_tiles[at])
         launched[at] = case.launched if row.launches_all_splits else splits[at]
     ctas_per_kv = operator.batch_size * operator.num_kv_heads * splits
-    waves = shared_waves(round_half_even(query_tiles * parts * ctas_per_kv), sm_count, resident, shared)
+    ctas = round_half_even(query_tiles * parts * ctas_per_kv)
+    waves = shared_waves(ctas, sm_count, resident, shared)
+    slots = sm_count * resident
     # A persistent CTA that walks several sequences in turn starts each of them.
     launches = query_tiles * parts * operator.batch_size * operator.num_kv_heads * launched
     started = shared_waves(round_half_even(launches), sm_count, resident, shared)
@@ -255,6 +273,7 @@ def _counts(
         planned=planned,
         step_cost=step_cost,
         kv_reads=query_tiles,
+        filled=np.asarray(ctas / (slots * np.maximum(whole_waves(ctas, slots), 1.0))),
         late_tiles=late,
     )
 

@@ -139,6 +139,8 @@ class AttentionCounts:
         Time of a key step over that of the library's main kernel [-].
     kv_reads : ndarray
         Times each KV byte is fetched by separate CTAs (g where heads are not packed; the cost model decides what L2 hides) [-].
+    filled : ndarray
+        CTAs over the slots of the whole waves they take, the mean share of SMs at work [-].
     late_tiles : ndarray
         Query tiles of a sequence over those that run at once, less one, where the grid takes every sequence in between [-].
     """
@@ -157,4 +159,5 @@ class AttentionCounts:
     planned: FloatArray
     step_cost: FloatArray
     kv_reads: FloatArray
+    filled: FloatArray
     late_tiles: FloatArray

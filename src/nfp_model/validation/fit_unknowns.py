@@ -89,7 +89,7 @@ UNKNOWNS: dict[OperatorKind, tuple[Unknown, ...]] = {
 
 HELD: dict[str, dict[str, float]] = {
     "attention": {"matrix_efficiency": 0.6},
-    "latent_attention": {"matrix_efficiency": 0.6},
+    "latent_attention": {"matrix_efficiency": 0.8},
     "csa_block": {"overlap_exponent": 3.0},
     "hca_block": {"overlap_exponent": 3.0},
 }
