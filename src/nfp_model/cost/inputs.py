@@ -212,7 +212,7 @@ def attention_inputs(bound: BoundOperator, operator: Attention, positions: IntAr
     kernel, hardware = bound.kernel, bound.hardware
     assert isinstance(kernel, AttentionKernel)
     counts = attention_counts(kernel, hardware, operator, positions)
-    cache = attention_bytes(operator, positions)
+    cache = attention_bytes(operator, positions) * (1.0 + counts.masked_keys / counts.keys)
     width = (operator.head_dim + operator.values_dim) / 256.0 * element_type(operator.kv_dtype).bytes / 2.0
     return {
         "bandwidth": hardware.memory_bandwidth_bytes_per_s * counts.filled**kernel.unfilled_exponent,

@@ -229,7 +229,8 @@ def _counts(
         parts,
         launched,
         late,
-    ) = (np.ones(size) for _ in range(13))
+        masked,
+    ) = (np.ones(size) for _ in range(14))
     keys = _keys(operator, positions)
     for number in np.unique(index):
         row, at = kernel.rows[number], index == number
@@ -238,11 +239,13 @@ def _counts(
             tiles = _trtllm_gen_tiles(row, sm_count, operator, positions[at], keys[at])
         tile_rows[at] = tiles
         query_tiles[at] = _query_tiles(row, operator, positions[at], tiles)
+        masked[at] = _masked_keys(row, operator, positions[at])
         planned_keys = _cached(operator, positions[at]) if row.splits_whole_cache else keys[at]
         case = _split_case(row, sm_count, operator, query_tiles[at], planned_keys)
         splits[at] = SPLIT_RULES[row.split_rule](case)
         key_steps[at] = np.minimum(
-            serial_steps(planned_keys, splits[at], row.kv_block), serial_steps(keys[at], np.ones(1), row.kv_block)
+            serial_steps(planned_keys, splits[at], row.kv_block),
+            serial_steps(keys[at] + masked[at] + _masked_steps(row, operator, positions[at]), np.ones(1), row.kv_block),
         )
         resident[at], step_cost[at], shared[at] = row.resident, row.step_cost, row.resident_cost
         parts[at] = row.width_parts
@@ -266,6 +269,7 @@ def _counts(
         resident=resident,
         waves=waves,
         keys=keys,
+        masked_keys=masked,
         key_steps=key_steps,
         hidden_starts=starts * (1.0 - exposed),
         exposed_starts=starts * exposed,
@@ -304,6 +308,18 @@ def _keys(operator: Attention, positions: IntArray) -> FloatArray:
     """Keys the last new position of the longest sequence walks through, at most: cached ones in its reach and the new ones."""
     cached = max(operator.keys_before(context) for context in operator.context_lengths)
     return (cached + positions).astype(np.float64)
+
+
+def _masked_keys(row: AttentionRow, operator: Attention, positions: IntArray) -> FloatArray:
+    """Keys before the window in the KV block it starts in: the kernel's loop starts with that block [tokens]."""
+    hidden = _cached(operator, positions) - _keys(operator, positions)
+    return np.asarray(hidden - floor_div(hidden, row.kv_block) * row.kv_block)
+
+
+def _masked_steps(row: AttentionRow, operator: Attention, positions: IntArray) -> FloatArray:
+    """Keys' worth of the blocks that are stepped through but masked, where a window hides keys [tokens]."""
+    hides = _cached(operator, positions) > _keys(operator, positions)
+    return np.asarray(row.masked_blocks * row.kv_block * hides, dtype=np.float64)
 
 
 def _cached(operator: Attention, positions: IntArray) -> FloatArray:

@@ -127,6 +127,8 @@ class AttentionCounts:
         ceil(tiles x c / (SM x o)) [-].
     keys : ndarray
         Cached and new keys a CTA walks through before splitting, for the longest sequence [tokens].
+    masked_keys : ndarray
+        Keys that lie before a window in the KV block it starts in, read with it [tokens].
     key_steps : ndarray
         Serial steps of a CTA along its keys, in units of 128 keys [-].
     hidden_starts, exposed_starts : ndarray
@@ -152,6 +154,7 @@ class AttentionCounts:
     resident: FloatArray
     waves: FloatArray
     keys: FloatArray
+    masked_keys: FloatArray
     key_steps: FloatArray
     hidden_starts: FloatArray
     exposed_starts: FloatArray

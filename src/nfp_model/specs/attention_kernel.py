@@ -81,6 +81,8 @@ class AttentionRow(Spec):
     combine_splits : float or None
         Where a kernel of its own combines the splits one after the other: how many take as long as its start; None where they
         are combined pairwise [-].
+    masked_blocks : int
+        KV blocks a CTA steps through besides, without reading them, where a window hides keys [-].
     step_cost : float
         Time of a key step over that of the library's main kernel [-].
     source : str or None
@@ -119,6 +121,7 @@ class AttentionRow(Spec):
     max_planned: int | None = Field(default=None, ge=1)
     regroups: bool = False
     combine_splits: float | None = Field(default=None, gt=0)
+    masked_blocks: int = Field(default=0, ge=0)
     step_cost: float = Field(default=1.0, gt=0)
     source: str | None = None
 
