@@ -240,12 +240,13 @@ def _counts(
         tile_rows[at] = tiles
         query_tiles[at] = _query_tiles(row, operator, positions[at], tiles)
         masked[at] = _masked_keys(row, operator, positions[at])
-        planned_keys = _cached(operator, positions[at]) if row.splits_whole_cache else keys[at]
-        case = _split_case(row, sm_count, operator, query_tiles[at], planned_keys)
+        walked = keys[at] + masked[at] + _masked_steps(row, operator, positions[at])
+        whole = _cached(operator, positions[at])
+        case = _split_case(row, sm_count, operator, query_tiles[at], whole if row.splits_whole_cache else keys[at])
         splits[at] = SPLIT_RULES[row.split_rule](case)
         key_steps[at] = np.minimum(
-            serial_steps(planned_keys, splits[at], row.kv_block),
-            serial_steps(keys[at] + masked[at] + _masked_steps(row, operator, positions[at]), np.ones(1), row.kv_block),
+            serial_steps(whole if row.splits_whole_cache else walked, splits[at], row.kv_block),
+            serial_steps(walked, np.ones(1), row.kv_block),
         )
         resident[at], step_cost[at], shared[at] = row.resident, row.step_cost, row.resident_cost
         parts[at] = row.width_parts
