@@ -130,6 +130,7 @@ def constant_inputs(constants: Constants, shape: Mapping[str, Any]) -> dict[str,
             "attention_efficiency": constants.attention_efficiency,
             "index_efficiency": constants.index_efficiency,
             "selection_time": constants.selection_time_s,
+            "sequence_time": constants.sequence_time_s,
             "activation_efficiency": constants.activation_efficiency,
         }
     return common | {
@@ -257,6 +258,7 @@ def block_inputs(bound: BoundOperator, operator: CompressedAttention, positions:
         ),
         # One position goes through the decode path, which shows no such step in the public timings.
         "selection_waves": ceil_ratio(operator.selecting_rows(positions), hardware.sm_count) * (positions > 1),
+        "planned": float(operator.batch_size) * (positions > 1),
         "index_flop": operator.index_flop(positions),
         "moved_bytes": operator.activation_bytes_per_row * rows + operator.index_bytes(),
     }

@@ -41,6 +41,7 @@ _BLOCK = (
     Unknown("index_efficiency", 0.4, 0.01, 3.0),
     Unknown("activation_efficiency", 0.5, 0.02, 20.0),
     Unknown("selection_time_s", 20e-6, 0.1e-6, 1e-3),
+    Unknown("sequence_time_s", 0.05e-6, 1e-9, 10e-6),
 )
 
 ONE_TILE = {"split_time_s": 1.5e-6}
@@ -90,8 +91,8 @@ UNKNOWNS: dict[OperatorKind, tuple[Unknown, ...]] = {
 HELD: dict[str, dict[str, float]] = {
     "attention": {"matrix_efficiency": 0.6},
     "latent_attention": {"matrix_efficiency": 0.8},
-    "csa_block": {"overlap_exponent": 3.0},
-    "hca_block": {"overlap_exponent": 3.0},
+    "csa_block": {"overlap_exponent": 3.0, "matrix_efficiency": 1.0},
+    "hca_block": {"overlap_exponent": 3.0, "index_efficiency": 0.4, "selection_time_s": 20e-6},
 }
 """Constants held where the data do not reach them."""
 
