@@ -59,6 +59,11 @@ SPARSE_TILE_KEYS = 128
 the public timings of B200 and H100, fit half, where 8 to 128 heads take nearly the same time (64 heads and single keys leave
 twice the error of shapes left out in turn)."""
 
+RANKED_TOKENS = 2048
+"""Most compressed tokens a row's selection compares pair by pair [tokens] (vllm-project/vllm, ``csrc/sampler.cu``,
+``kNumFinalItems``); beyond, a histogram leaves few. vLLM's timings on B200 show it: a row's time grows with their square up to
+there and falls by 0.6 us (fit half)."""
+
 
 def equation_inputs(bound: BoundOperator, tokens: IntArray) -> tuple[str, dict[str, Any]]:
     """Equation kind and the value of every symbol for an operator over token counts."""
@@ -130,6 +135,7 @@ def constant_inputs(constants: Constants, shape: Mapping[str, Any]) -> dict[str,
             "attention_efficiency": constants.attention_efficiency,
             "index_efficiency": constants.index_efficiency,
             "selection_time": constants.selection_time_s,
+            "ranking_time": constants.ranking_time_s,
             "sequence_time": constants.sequence_time_s,
             "activation_efficiency": constants.activation_efficiency,
         }
@@ -258,6 +264,7 @@ def block_inputs(bound: BoundOperator, operator: CompressedAttention, positions:
         ),
         # One position goes through the decode path, which shows no such step in the public timings.
         "selection_waves": ceil_ratio(operator.selecting_rows(positions), hardware.sm_count) * (positions > 1),
+        "ranking_waves": operator.ranked_pairs(positions, RANKED_TOKENS) / RANKED_TOKENS**2 / hardware.sm_count,
         "planned": float(operator.batch_size) * (positions > 1),
         "index_flop": operator.index_flop(positions),
         "moved_bytes": operator.activation_bytes_per_row * rows + operator.index_bytes(),
