@@ -60,9 +60,10 @@ the public timings of B200 and H100, fit half, where 8 to 128 heads take nearly 
 twice the error of shapes left out in turn)."""
 
 RANKED_TOKENS = 2048
-"""Most compressed tokens a row's selection compares pair by pair [tokens] (vllm-project/vllm, ``csrc/sampler.cu``,
-``kNumFinalItems``); beyond, a histogram leaves few. vLLM's timings on B200 show it: a row's time grows with their square up to
-there and falls by 0.6 us (fit half)."""
+"""Most compressed tokens a row's selection compares pair by pair [tokens] (``kNumFinalItems`` of ``topKPerRowJob``,
+vllm-project/vllm ``csrc/sampler.cu``, TensorRT-LLM ``indexerTopK.cu``): those of the histogram's bin where the cut falls. Inferred
+from vLLM on B200, fit half: a row's time grows with the square of all its candidates up to there and falls by 0.6 us beyond, so in
+these timings all scores share that bin. Scores that differ would leave fewer."""
 
 
 def equation_inputs(bound: BoundOperator, tokens: IntArray) -> tuple[str, dict[str, Any]]:
