@@ -195,7 +195,8 @@ def _holds(row: AttentionRow, sm_count: int, operator: Attention, positions: Int
     if row.max_split_keys is not None:
         holds &= _filling_split(row, sm_count, operator, positions) <= row.max_split_keys
     if row.min_key_blocks_per_sm is not None:
-        blocks = np.maximum(floor_div(_keys(operator, positions), KEY_STEP), 1.0)
+        planned = _cached(operator, positions) if row.splits_whole_cache else _keys(operator, positions)
+        blocks = np.maximum(floor_div(planned, KEY_STEP), 1.0)
         holds &= operator.batch_size * operator.num_kv_heads * blocks >= row.min_key_blocks_per_sm * sm_count
     return holds
 
