@@ -8,6 +8,8 @@ from hypothesis import given, settings, strategies as st
 
 from nfp_model.errors import InvalidArgumentError, UnsupportedError
 from nfp_model.operators import CompressedAttention
+from nfp_model.validation.fit_tables import silicon_tables
+from nfp_model.validation.shapes import ModuleShape
 
 
 def block(context: int = 4096, batch: int = 1, indexed: bool = True, heads: int = 128) -> CompressedAttention:
@@ -25,6 +27,31 @@ def test_keys_and_selecting_rows_are_means_over_the_positions(context: int, posi
     assert block(context, batch, indexed=False).keys_seen(positions).item() == pytest.approx(
         (context + positions / 2) / 128 + 128
     )
+
+
+@settings(max_examples=60, deadline=None)
+@given(context=st.integers(0, 20000), positions=st.integers(2, 9000), batch=st.integers(1, 8))
+def test_ranked_pairs_are_squares_of_candidates_up_to_the_most(context: int, positions: int, batch: int) -> None:
+    seen = (context + np.arange(positions) + 0.5) / 4
+    ranked = batch * (seen[(seen > 1024) & (seen <= 2048)] ** 2).sum()
+    operator = block(context, batch)
+    assert operator.ranked_pairs(positions, 2048).item() == pytest.approx(ranked, rel=1e-3, abs=batch * 2048**2)
+    assert (
+        operator.ranked_pairs(1, 2048).item() == block(context, batch, indexed=False).ranked_pairs(9, 2048).item() == 0
+    )
+
+
+@pytest.mark.silicon
+def test_vllm_takes_less_time_where_rows_have_more_than_2048_candidates() -> None:
+    # One sequence of 4096 cached tokens: rows 4096 to 6144 have 2048 to 2560 candidates; each takes less than those before.
+    pytest.importorskip("aiconfigurator_core")
+    table = silicon_tables("b200_sxm", "vllm", "csa_block", "fp8_block")[0]
+    curves = [curve for curve in table.fit if isinstance(curve.shape, ModuleShape)]
+    found = [curve for curve in curves if (curve.shape.batch_size, curve.shape.context_length) == (1, 4096)]  # type: ignore[union-attr]
+    assert found
+    for curve in found:
+        seconds = dict(zip(curve.tokens.tolist(), curve.seconds.tolist(), strict=True))
+        assert (seconds[6144] - seconds[4096]) / 2048 < 0.5 * (seconds[4096] - seconds[3072]) / 1024
 
 
 def test_work_follows_its_definition() -> None:

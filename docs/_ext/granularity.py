@@ -233,6 +233,7 @@ def attention_row(row: AttentionRow) -> tuple[str, ...]:
             up_to("B", 1, row.max_batch),
             up_to("useful tiles", 1, row.max_useful_tiles),
             up_to("useful tiles per SM", 0, row.max_tiles_per_sm, lowest=0),
+            up_to("keys of a split that fills the SMs", 1, row.max_split_keys),
             {None: "", True: "sliding window", False: "no sliding window"}[row.windowed],
             {None: "", True: "causal", False: "bidirectional"}[row.causal],
         ),

@@ -32,6 +32,8 @@ from nfp_model.operators import Attention
 from nfp_model.specs.attention_kernel import AttentionKernel, AttentionRow
 from nfp_model.specs.kernel_library import load_kernel
 from nfp_model.specs.registry import load_hardware
+from nfp_model.validation.fit_tables import silicon_tables
+from nfp_model.validation.shapes import AttentionShape
 
 A100, H100, B200 = (load_hardware(name) for name in ("a100", "h100", "b200"))
 GQA = Attention(32, 8, 128, 4096)
@@ -258,9 +260,30 @@ class TestTrtllmGen:
             assert counts.tile_rows.item() == first
 
     def test_mla_low_latency_then_throughput(self) -> None:
-        # 128 heads: 16-row tiles while twice the CTAs fit the SMs (B N 8 x 2 <= 148), then two CTAs of 64 rows.
-        counts = attention_counts(kernel("trtllm_gen_sm100:mla_decode"), B200, mla(128), np.array([9, 10]))
-        assert counts.tile_rows.tolist() == [16, 128]
+        # 128 heads: CTAs of 16 rows while splits that fill the 148 SMs have at most 1024 keys, then two CTAs of 64 rows.
+        for context, last in ((1023, 16), (2047, 8), (4095, 4), (8191, 2)):
+            batches = [
+                attention_counts(
+                    kernel("trtllm_gen_sm100:mla_decode"), B200, mla(128, batch, context), np.array([1])
+                ).tile_rows.item()
+                for batch in (last, 2 * last)
+            ]
+            assert batches == [16, 64], context
+
+    @pytest.mark.silicon
+    @pytest.mark.parametrize(("context", "last"), [(2047, 8), (4095, 4), (8191, 2)])
+    def test_mla_switches_where_the_public_timings_turn(self, context: int, last: int) -> None:
+        # More sequences take less time on B200 only where the other kernel takes over.
+        pytest.importorskip("aiconfigurator_core")
+        table = silicon_tables("b200_sxm", "trtllm", "latent_attention", "bfloat16")[0]
+        curve = next(
+            curve
+            for curve in table.fit
+            if isinstance(curve.shape, AttentionShape)
+            and (curve.shape.num_query_heads, curve.shape.context_length) == (128, context)
+        )
+        seconds = dict(zip(curve.tokens.tolist(), curve.seconds.tolist(), strict=True))
+        assert seconds[2 * last] < seconds[last]
 
     def test_mla_grouped_positions(self) -> None:
         counts = attention_counts(kernel("trtllm_gen_sm100:mla_decode"), B200, mla(16), np.array([1, 2, 4, 5]))
@@ -399,9 +422,34 @@ def test_counts_are_constant_between_edges(key: str, group: int, batch: int, con
 def test_keys_grow_with_the_new_positions_and_stop_at_the_window() -> None:
     assert attention_counts(kernel("fa3_sm90:decode_vllm"), H100, GQA, np.array([1, 5])).keys.tolist() == [4097, 4101]
     windowed = Attention(32, 8, 128, 4096, window=1024)
-    assert attention_counts(kernel("fa3_sm90:decode_vllm"), H100, windowed, np.array([1])).keys.item() == 1025
+    assert attention_counts(kernel("fa3_sm90:decode_vllm"), H100, windowed, np.array([1])).keys.item() == 1024
     uneven = Attention(32, 8, 128, (100, 9000), batch_size=2)
     assert attention_counts(kernel("fa3_sm90:decode_vllm"), H100, uneven, np.array([1])).keys.item() == 9001
+
+
+@pytest.mark.parametrize(
+    ("context", "window", "masked", "steps"),
+    [(4095, 128, 0, 1), (4100, 128, 5, 2), (100, 128, 0, 1), (4095, 200, 56, 2), (4095, None, 0, 32)],
+)
+def test_a_window_is_walked_in_whole_blocks(context: int, window: int | None, masked: int, steps: int) -> None:
+    # Blocks of 128 keys: a window of W lets position L see keys L - W + 1 to L; the loop starts with the block L - W + 1 is in.
+    operator = Attention(32, 8, 128, context, batch_size=64, window=window)
+    counts = attention_counts(kernel("fa3_sm90:decode_sglang"), H100, operator, np.array([1]))
+    assert counts.masked_keys.tolist() == [masked]
+    assert (counts.key_steps * counts.splits).tolist() == [steps]
+
+
+def test_masked_blocks_take_steps_only_where_a_window_hides_keys() -> None:
+    operators = [Attention(32, 8, 128, context, batch_size=64, window=128, kv_dtype="fp8") for context in (127, 1023)]
+    counts = [attention_counts(kernel("fa3_sm90:decode_vllm_fp8"), H100, one, np.array([1])) for one in operators]
+    # 128 keys are two blocks of 64, and two more are masked.
+    assert [one.key_steps.item() for one in counts] == [1, 2]
+
+
+def test_filled_is_the_mean_share_of_slots_at_work() -> None:
+    for batch, filled in ((128, 128 / 148), (256, 256 / 296), (148, 1.0)):
+        counts = attention_counts(kernel("trtllm_gen_sm100:mla_decode"), B200, mla(8, batch), np.array([1]))
+        assert counts.filled.item() == pytest.approx(filled)
 
 
 class TestRow:

@@ -211,7 +211,7 @@ def test_at_most_six_numbers_are_fitted_seven_for_attention() -> None:
         "attention": 7,
         "latent_attention": 7,
         "csa_block": 7,
-        "hca_block": 7,
+        "hca_block": 6,
         "elementwise": 3,
         "collective": 4,
     }

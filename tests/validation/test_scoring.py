@@ -385,7 +385,7 @@ def test_a_block_over_a_compressed_cache_is_predicted_from_its_configuration() -
     fit = fit_table(table, "sglang", "2026-01-01", "test")
     assert fit.held_out is not None
     assert fit.held_out.mape <= 0.06
-    assert len(fit.fitted) == 7
+    assert len(fit.fitted) == 6
 
 
 def test_moe_from_saturated_uses_the_experts_touched_there() -> None:

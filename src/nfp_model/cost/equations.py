@@ -106,15 +106,16 @@ def block() -> Equation:
 
     .. math::
         T = t_0 + \left[\left(\frac{W}{BW e_b}\right)^p + \left(\frac{M F}{P e_f}\right)^p\right]^{1/p}
-            + \frac{G}{P_a e_g} + \frac{I_x}{P_i e_i} + f_k t_k + \frac{Y}{BW e_a}
+            + \frac{G}{P_a e_g} + \frac{I_x}{P_i e_i} + f_k t_k + f_q t_q + \frac{Y}{BW e_a} + B_p t_b
     """
     memory = y.W / (y.BW * y.e_b)
     matrix = y.M * y.F / (y.P * y.e_f)
-    attention_time = y.G / (y.P_a * y.e_g) + y.I_x / (y.P_i * y.e_i) + y.f_k * y.t_k
+    attention_time = y.G / (y.P_a * y.e_g) + y.I_x / (y.P_i * y.e_i) + y.f_k * y.t_k + y.f_q * y.t_q
     rows = y.Y / (y.BW * y.e_a)
-    latency = y.t_0 + overlapped(y.p, memory, matrix) + attention_time + rows
+    fixed = y.t_0 + y.B_p * y.t_b
+    latency = fixed + overlapped(y.p, memory, matrix) + attention_time + rows
     return Equation(
-        latency, {"memory": memory, "matrix": matrix, "attention": attention_time, "rows": rows, "fixed": y.t_0}
+        latency, {"memory": memory, "matrix": matrix, "attention": attention_time, "rows": rows, "fixed": fixed}
     )
 
 

@@ -59,6 +59,12 @@ SPARSE_TILE_KEYS = 128
 the public timings of B200 and H100, fit half, where 8 to 128 heads take nearly the same time (64 heads and single keys leave
 twice the error of shapes left out in turn)."""
 
+RANKED_TOKENS = 2048
+"""Most compressed tokens a row's selection compares pair by pair [tokens] (``kNumFinalItems`` of ``topKPerRowJob``,
+vllm-project/vllm ``csrc/sampler.cu``, TensorRT-LLM ``indexerTopK.cu``): those of the histogram's bin where the cut falls. Inferred
+from vLLM on B200, fit half: a row's time grows with the square of all its candidates up to there and falls by 0.6 us beyond, so in
+these timings all scores share that bin. Scores that differ would leave fewer."""
+
 
 def equation_inputs(bound: BoundOperator, tokens: IntArray) -> tuple[str, dict[str, Any]]:
     """Equation kind and the value of every symbol for an operator over token counts."""
@@ -130,6 +136,8 @@ def constant_inputs(constants: Constants, shape: Mapping[str, Any]) -> dict[str,
             "attention_efficiency": constants.attention_efficiency,
             "index_efficiency": constants.index_efficiency,
             "selection_time": constants.selection_time_s,
+            "ranking_time": constants.ranking_time_s,
+            "sequence_time": constants.sequence_time_s,
             "activation_efficiency": constants.activation_efficiency,
         }
     return common | {
@@ -213,10 +221,10 @@ def attention_inputs(bound: BoundOperator, operator: Attention, positions: IntAr
     kernel, hardware = bound.kernel, bound.hardware
     assert isinstance(kernel, AttentionKernel)
     counts = attention_counts(kernel, hardware, operator, positions)
-    cache = attention_bytes(operator, positions)
+    cache = attention_bytes(operator, positions) * (1.0 + counts.masked_keys / counts.keys)
     width = (operator.head_dim + operator.values_dim) / 256.0 * element_type(operator.kv_dtype).bytes / 2.0
     return {
-        "bandwidth": hardware.memory_bandwidth_bytes_per_s,
+        "bandwidth": hardware.memory_bandwidth_bytes_per_s * counts.filled**kernel.unfilled_exponent,
         "peak": attention_peak(kernel, hardware, operator),
         "kv_bytes": cache,
         "side_bytes": query_bytes(operator, positions)
@@ -258,6 +266,8 @@ def block_inputs(bound: BoundOperator, operator: CompressedAttention, positions:
         ),
         # One position goes through the decode path, which shows no such step in the public timings.
         "selection_waves": ceil_ratio(operator.selecting_rows(positions), hardware.sm_count) * (positions > 1),
+        "ranking_waves": operator.ranked_pairs(positions, RANKED_TOKENS) / RANKED_TOKENS**2 / hardware.sm_count,
+        "planned": float(operator.batch_size) * (positions > 1),
         "index_flop": operator.index_flop(positions),
         "moved_bytes": operator.activation_bytes_per_row * rows + operator.index_bytes(),
     }

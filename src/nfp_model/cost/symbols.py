@@ -93,7 +93,13 @@ f_x = _new("exposed_starts", "f_x", "-", "CTAs an SM starts in turn, nothing str
 c_p = _new(
     "passes", "c_p", "-", "work besides the main kernel: combination of splits, copies that regroup heads", "kernel"
 )
-B_p = _new("planned", "B_p", "-", "sequences a kernel on the device plans first", "kernel")
+B_p = _new(
+    "planned",
+    "B_p",
+    "-",
+    "sequences taken one by one: by the kernel that plans, or before a block of several positions",
+    "kernel",
+)
 q = _new("key_steps", "q", "-", "serial steps of 128 keys one CTA walks", "kernel")
 P_a = _new("attention_peak", "P_a", "FLOP/s", "dense matrix peak of 16-bit types", "datasheet")
 P_i = _new("index_peak", "P_i", "FLOP/s", "dense matrix peak of 8-bit types", "datasheet")
@@ -101,6 +107,13 @@ x_g = _new("exchanges", "x_g", "-", "exchanges of a collective after its first",
 r_2 = _new("further_ranks", "r_2", "-", "ranks of a collective beyond two", "workload")
 f_k = _new(
     "selection_waves", "f_k", "-", "waves of rows that pick among more compressed tokens than they may keep", "kernel"
+)
+f_q = _new(
+    "ranking_waves",
+    "f_q",
+    "-",
+    "waves of rows that rank all their compressed tokens by pairs, as shares of 2048 squared",
+    "kernel",
 )
 I_x = _new("index_flop", "I_x", "FLOP", "scores of an indexer over compressed tokens", "workload")
 G = _new("padded_flop", "G", "FLOP", "attention FLOP over padded query tiles", "kernel")
@@ -126,8 +139,9 @@ t_r = _new("rank_time", "t_r", "s", "time of one more rank of a collective", "fi
 t_k = _new(
     "selection_time", "t_k", "s", "time of a wave of selections among compressed tokens, one row an SM", "fitted"
 )
+t_q = _new("ranking_time", "t_q", "s", "time of ranking 2048 compressed tokens by pairs, one row an SM", "fitted")
 t_s = _new("split_time", "t_s", "s", "time of combining two split parts, or of one more kernel", "fitted")
-t_b = _new("sequence_time", "t_b", "s", "time per sequence planned", "fitted")
+t_b = _new("sequence_time", "t_b", "s", "time per sequence taken one by one", "fitted")
 t_c = _new("cta_time", "t_c", "s", "start and end of one attention CTA", "fitted")
 t_w = _new("wave_time", "t_w", "s", "time a wave of expert blocks takes beside its data", "fitted")
 t_e = _new("expert_time", "t_e", "s", "time a tile scheduler takes for one expert's entry", "fitted")

@@ -26,6 +26,9 @@ from nfp_model.specs.hardware import HardwareSpec
 KEY_STEP = 128
 """Keys of one serial step of the cost model (its section 4) [tokens]."""
 
+FILLING_SPLIT_KEYS = 256
+"""Fewest keys of a split where TRT-LLM-gen chooses between its two MLA kernels [tokens] (``useSwapsMmaAbMlaGenKernel``)."""
+
 TRTLLM_GEN_TILES = (8, 16, 32, 64, 128)
 TRTLLM_GEN_LOOP_COST = (1.0, 1.2, 1.48, 1.68, 2.2)
 TRTLLM_GEN_REDUCTION_COST = (1.0, 1.03, 1.08, 1.2, 1.32)
@@ -189,10 +192,24 @@ def _holds(row: AttentionRow, sm_count: int, operator: Attention, positions: Int
         useful = tiles * operator.batch_size * operator.num_kv_heads
         holds &= useful <= (row.max_useful_tiles or np.inf)
         holds &= useful <= (row.max_tiles_per_sm or np.inf) * sm_count
+    if row.max_split_keys is not None:
+        holds &= _filling_split(row, sm_count, operator, positions) <= row.max_split_keys
     if row.min_key_blocks_per_sm is not None:
-        blocks = np.maximum(floor_div(_keys(operator, positions), KEY_STEP), 1.0)
+        planned = _cached(operator, positions) if row.splits_whole_cache else _keys(operator, positions)
+        blocks = np.maximum(floor_div(planned, KEY_STEP), 1.0)
         holds &= operator.batch_size * operator.num_kv_heads * blocks >= row.min_key_blocks_per_sm * sm_count
     return holds
+
+
+def _filling_split(row: AttentionRow, sm_count: int, operator: Attention, positions: IntArray) -> FloatArray:
+    """Keys of a split where splits of at least 256 keys fill the SMs once with the row's tiles [tokens].
+
+    flashinfer ``trtllm/fmha/fmhaKernels.cuh :: useSwapsMmaAbMlaGenKernel``.
+    """
+    tiles = _query_tiles(row, operator, positions, _tile_rows(row, operator, positions))
+    keys = _keys(operator, positions)
+    room = np.maximum(floor_div(sm_count, tiles * operator.batch_size * operator.num_kv_heads), 1.0)
+    return np.asarray(ceil_ratio(keys, np.minimum(ceil_div(keys, FILLING_SPLIT_KEYS), room)))
 
 
 def _counts(
@@ -213,7 +230,8 @@ def _counts(
         parts,
         launched,
         late,
-    ) = (np.ones(size) for _ in range(13))
+        masked,
+    ) = (np.ones(size) for _ in range(14))
     keys = _keys(operator, positions)
     for number in np.unique(index):
         row, at = kernel.rows[number], index == number
@@ -222,11 +240,14 @@ def _counts(
             tiles = _trtllm_gen_tiles(row, sm_count, operator, positions[at], keys[at])
         tile_rows[at] = tiles
         query_tiles[at] = _query_tiles(row, operator, positions[at], tiles)
-        planned_keys = _cached(operator, positions[at]) if row.splits_whole_cache else keys[at]
-        case = _split_case(row, sm_count, operator, query_tiles[at], planned_keys)
+        masked[at] = _masked_keys(row, operator, positions[at])
+        walked = keys[at] + masked[at] + _masked_steps(row, operator, positions[at])
+        whole = _cached(operator, positions[at])
+        case = _split_case(row, sm_count, operator, query_tiles[at], whole if row.splits_whole_cache else keys[at])
         splits[at] = SPLIT_RULES[row.split_rule](case)
         key_steps[at] = np.minimum(
-            serial_steps(planned_keys, splits[at], row.kv_block), serial_steps(keys[at], np.ones(1), row.kv_block)
+            serial_steps(whole if row.splits_whole_cache else walked, splits[at], row.kv_block),
+            serial_steps(walked, np.ones(1), row.kv_block),
         )
         resident[at], step_cost[at], shared[at] = row.resident, row.step_cost, row.resident_cost
         parts[at] = row.width_parts
@@ -235,7 +256,9 @@ def _counts(
         late[at] = _late_tiles(row, sm_count, operator, query_tiles[at])
         launched[at] = case.launched if row.launches_all_splits else splits[at]
     ctas_per_kv = operator.batch_size * operator.num_kv_heads * splits
-    waves = shared_waves(round_half_even(query_tiles * parts * ctas_per_kv), sm_count, resident, shared)
+    ctas = round_half_even(query_tiles * parts * ctas_per_kv)
+    waves = shared_waves(ctas, sm_count, resident, shared)
+    slots = sm_count * resident
     # A persistent CTA that walks several sequences in turn starts each of them.
     launches = query_tiles * parts * operator.batch_size * operator.num_kv_heads * launched
     started = shared_waves(round_half_even(launches), sm_count, resident, shared)
@@ -248,6 +271,7 @@ def _counts(
         resident=resident,
         waves=waves,
         keys=keys,
+        masked_keys=masked,
         key_steps=key_steps,
         hidden_starts=starts * (1.0 - exposed),
         exposed_starts=starts * exposed,
@@ -255,6 +279,7 @@ def _counts(
         planned=planned,
         step_cost=step_cost,
         kv_reads=query_tiles,
+        filled=np.asarray(ctas / (slots * np.maximum(whole_waves(ctas, slots), 1.0))),
         late_tiles=late,
     )
 
@@ -285,6 +310,18 @@ def _keys(operator: Attention, positions: IntArray) -> FloatArray:
     """Keys the last new position of the longest sequence walks through, at most: cached ones in its reach and the new ones."""
     cached = max(operator.keys_before(context) for context in operator.context_lengths)
     return (cached + positions).astype(np.float64)
+
+
+def _masked_keys(row: AttentionRow, operator: Attention, positions: IntArray) -> FloatArray:
+    """Keys before the window in the KV block it starts in: the kernel's loop starts with that block [tokens]."""
+    hidden = _cached(operator, positions) - _keys(operator, positions)
+    return np.asarray(hidden - floor_div(hidden, row.kv_block) * row.kv_block)
+
+
+def _masked_steps(row: AttentionRow, operator: Attention, positions: IntArray) -> FloatArray:
+    """Keys' worth of the blocks that are stepped through but masked, where a window hides keys [tokens]."""
+    hides = _cached(operator, positions) > _keys(operator, positions)
+    return np.asarray(row.masked_blocks * row.kv_block * hides, dtype=np.float64)
 
 
 def _cached(operator: Attention, positions: IntArray) -> FloatArray:

@@ -127,6 +127,8 @@ class AttentionCounts:
         ceil(tiles x c / (SM x o)) [-].
     keys : ndarray
         Cached and new keys a CTA walks through before splitting, for the longest sequence [tokens].
+    masked_keys : ndarray
+        Keys that lie before a window in the KV block it starts in, read with it [tokens].
     key_steps : ndarray
         Serial steps of a CTA along its keys, in units of 128 keys [-].
     hidden_starts, exposed_starts : ndarray
@@ -139,6 +141,8 @@ class AttentionCounts:
         Time of a key step over that of the library's main kernel [-].
     kv_reads : ndarray
         Times each KV byte is fetched by separate CTAs (g where heads are not packed; the cost model decides what L2 hides) [-].
+    filled : ndarray
+        CTAs over the slots of the whole waves they take, the mean share of SMs at work [-].
     late_tiles : ndarray
         Query tiles of a sequence over those that run at once, less one, where the grid takes every sequence in between [-].
     """
@@ -150,6 +154,7 @@ class AttentionCounts:
     resident: FloatArray
     waves: FloatArray
     keys: FloatArray
+    masked_keys: FloatArray
     key_steps: FloatArray
     hidden_starts: FloatArray
     exposed_starts: FloatArray
@@ -157,4 +162,5 @@ class AttentionCounts:
     planned: FloatArray
     step_cost: FloatArray
     kv_reads: FloatArray
+    filled: FloatArray
     late_tiles: FloatArray

@@ -107,6 +107,26 @@ class CompressedAttention:
         n = np.asarray(positions, dtype=np.float64)
         return np.asarray(self.batch_size * (n - self._growing(n)) if self.index_heads else 0.0 * n)
 
+    def ranked_pairs(self, positions: npt.ArrayLike, most: int) -> FloatArray:
+        """Pairs of compressed tokens over all new rows that may pick among more than ``index_topk`` and at most ``most`` [-].
+
+        The sum of squared candidates (L + j) / r over positions j, as an integral; one position, without an indexer: none.
+
+        Examples
+        --------
+        1024 to 1280 candidates a row, 1154 squared on average; rows beyond 2048 add none:
+
+        >>> block = CompressedAttention(7168, 1536, 1024, 512, 128, 16, compress_ratio=4, context_length=4096, batch_size=1,
+        ...     index_heads=64, index_dim=128, index_topk=1024)
+        >>> (block.ranked_pairs([1, 1024, 4096, 8192], 2048) / 1e6).round().tolist()
+        [0.0, 1365.0, 10022.0, 10022.0]
+        """
+        n, ratio = np.asarray(positions, dtype=np.float64), float(self.compress_ratio)
+        low = max(float(self.index_topk), self.context_length / ratio)
+        high = np.clip((self.context_length + n) / ratio, low, max(low, float(most)))
+        pairs = self.batch_size * ratio / 3.0 * (high**3 - low**3)
+        return np.asarray(pairs * (n > 1) if self.index_heads else 0.0 * n)
+
     def _growing(self, positions: FloatArray) -> FloatArray:
         """New positions that see fewer compressed tokens than the indexer would pick."""
         return np.asarray(np.clip(self.index_topk * self.compress_ratio - float(self.context_length), 0.0, positions))

@@ -251,7 +251,7 @@ class Attention:
     def keys_before(self, context: int) -> int:
         """Cached keys a new position still sees behind a window or chunk [tokens]."""
         if self.window is not None:
-            return min(context, self.window)
+            return min(context, self.window - 1)
         if self.chunk is not None:
             return context % self.chunk
         return context

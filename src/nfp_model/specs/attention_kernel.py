@@ -46,6 +46,8 @@ class AttentionRow(Spec):
         The same limit per SM of the GPU [-].
     min_key_blocks_per_sm : float or None
         The row holds from B x n_kv x max(1, floor(keys / 128)) blocks of keys per SM of the GPU on [-].
+    max_split_keys : int or None
+        The row holds while splits that fill the SMs once, of 256 keys at least, have at most this many keys [tokens].
     windowed, causal : bool or None
         Asks for a sliding window (or none), for a causal mask among the new positions (or none).
     tile_rule, tile_rows : str, int
@@ -79,6 +81,8 @@ class AttentionRow(Spec):
     combine_splits : float or None
         Where a kernel of its own combines the splits one after the other: how many take as long as its start; None where they
         are combined pairwise [-].
+    masked_blocks : int
+        KV blocks a CTA steps through besides, without reading them, where a window hides keys [-].
     step_cost : float
         Time of a key step over that of the library's main kernel [-].
     source : str or None
@@ -98,6 +102,7 @@ class AttentionRow(Spec):
     max_useful_tiles: int | None = Field(default=None, ge=1)
     max_tiles_per_sm: float | None = Field(default=None, gt=0)
     min_key_blocks_per_sm: float | None = Field(default=None, gt=0)
+    max_split_keys: int | None = Field(default=None, ge=1)
     windowed: bool | None = None
     causal: bool | None = None
     tile_rule: TileRule = "fixed"
@@ -116,6 +121,7 @@ class AttentionRow(Spec):
     max_planned: int | None = Field(default=None, ge=1)
     regroups: bool = False
     combine_splits: float | None = Field(default=None, gt=0)
+    masked_blocks: int = Field(default=0, ge=0)
     step_cost: float = Field(default=1.0, gt=0)
     source: str | None = None
 
@@ -163,6 +169,8 @@ class AttentionKernel(Spec):
         Bytes moved for every cached byte: more than 1 where the cache is converted to another type first [-].
     eight_bit_math : bool
         An 8-bit cache is multiplied in 8 bits, the queries being quantised too.
+    unfilled_exponent : float
+        The bandwidth a kernel of few CTAs per SM draws falls with the share of its SM slots that are filled, to this power [-].
     notes : tuple of str
         What the rule leaves out.
     """
@@ -178,6 +186,7 @@ class AttentionKernel(Spec):
     versions: str = ""
     cache_traffic: float = Field(default=1.0, ge=1)
     eight_bit_math: bool = False
+    unfilled_exponent: float = Field(default=0.0, ge=0)
     notes: tuple[str, ...] = ()
 
     @model_validator(mode="after")

@@ -121,6 +121,10 @@ class BlockConstants(Spec):
         eg, ei: shares of the 16-bit and 8-bit peak attention and indexer reach [-].
     selection_time_s : float
         tk: one wave of selections, a row an SM, among more compressed tokens than a row may keep [s].
+    ranking_time_s : float
+        tq: ranking 2048 compressed tokens pair by pair, a row an SM [s].
+    sequence_time_s : float
+        tb: what each sequence of several positions takes on its own, one after the other [s].
     activation_efficiency : float
         ea: share of the bandwidth the row traffic reaches [-].
     """
@@ -130,6 +134,8 @@ class BlockConstants(Spec):
     matrix_efficiency: float = Field(gt=0, le=1.5)
     overlap_exponent: float = Field(default=3.0, ge=1)
     selection_time_s: float = Field(ge=0)
+    ranking_time_s: float = Field(default=0.0, ge=0)
+    sequence_time_s: float = Field(default=0.0, ge=0)
     attention_efficiency: float = Field(gt=0, le=3)
     index_efficiency: float = Field(gt=0, le=3)
     activation_efficiency: float = Field(gt=0, le=20)

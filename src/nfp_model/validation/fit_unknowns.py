@@ -41,6 +41,8 @@ _BLOCK = (
     Unknown("index_efficiency", 0.4, 0.01, 3.0),
     Unknown("activation_efficiency", 0.5, 0.02, 20.0),
     Unknown("selection_time_s", 20e-6, 0.1e-6, 1e-3),
+    Unknown("ranking_time_s", 5e-6, 0.1e-6, 1e-3),
+    Unknown("sequence_time_s", 0.05e-6, 1e-9, 10e-6),
 )
 
 ONE_TILE = {"split_time_s": 1.5e-6}
@@ -89,9 +91,9 @@ UNKNOWNS: dict[OperatorKind, tuple[Unknown, ...]] = {
 
 HELD: dict[str, dict[str, float]] = {
     "attention": {"matrix_efficiency": 0.6},
-    "latent_attention": {"matrix_efficiency": 0.6},
-    "csa_block": {"overlap_exponent": 3.0},
-    "hca_block": {"overlap_exponent": 3.0},
+    "latent_attention": {"matrix_efficiency": 0.8},
+    "csa_block": {"overlap_exponent": 3.0, "matrix_efficiency": 1.0, "memory_efficiency": 0.8},
+    "hca_block": {"overlap_exponent": 3.0, "index_efficiency": 0.4, "selection_time_s": 20e-6, "ranking_time_s": 0.0},
 }
 """Constants held where the data do not reach them."""
 
