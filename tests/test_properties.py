@@ -58,11 +58,7 @@ def brute_force(seconds: np.ndarray, positions: np.ndarray, tolerance: float) ->
     return int(positions[free][-1]), int(broken[0]) if broken.size else None, bool(free[-1])
 
 
-# Loads of a power law are whole numbers: their steps, up or down by a percent or two, are no edges of the search.
-edged = forwards.filter(lambda forward: forward.workload.routing.kind != "power_law")
-
-
-@given(edged, st.sampled_from([1, 2, 5, 16]), st.sampled_from([32, 200, 700]), st.floats(0.01, 1.0))
+@given(forwards, st.sampled_from([1, 2, 5, 16]), st.sampled_from([32, 200, 700]), st.floats(0.01, 1.0))
 @settings(max_examples=40, deadline=None)
 def test_the_edge_search_finds_what_every_position_says(
     forward: BoundForward, first: int, last: int, tolerance: float
@@ -72,7 +68,35 @@ def test_the_edge_search_finds_what_every_position_says(
     every = np.arange(first, last + 1)
     nfp, first_exit, censored = brute_force(curve.refine(every, None), every, tolerance)
     found = near_free_boundary(curve, tolerance, first)
-    assert (found.nfp, found.first_exit, found.censored) == (nfp, first_exit, censored)
+    assert (found.nfp, found.censored) == (nfp, censored)
+    if forward.workload.routing.kind != "power_law":
+        assert found.first_exit == first_exit
+    elif first_exit is not None:
+        # Loads of a power law are whole numbers, whose steps of a percent or two up and down are no edges: a first exit
+        # of single positions may be passed over.
+        assert found.first_exit is None or found.first_exit >= first_exit
+
+
+@given(
+    st.sampled_from(["llama-3.1-8b", "qwen3-30b-a3b"]),
+    st.sampled_from([1, 3, 8]),
+    st.sampled_from([1, 2, 5, 16]),
+    st.sampled_from([32, 200, 700]),
+    st.floats(0.01, 1.0),
+)
+@settings(max_examples=20, deadline=None)
+def test_the_edge_search_holds_where_time_falls_while_a_tile_fills(
+    model: str, batch: int, first: int, last: int, tolerance: float
+) -> None:
+    # SGLang's DeepGEMM on Hopper pays for idle rows of the last tile.
+    workload = Workload(batch, 1024, weight_dtype="fp8_block")
+    curve = curve_of(bind_forward(load_hardware("h100"), load_model(model), workload, "sglang"), first, last)
+    assert curve.refine is not None
+    every = np.arange(first, last + 1)
+    seconds = curve.refine(every, None)
+    nfp, _, censored = brute_force(seconds, every, tolerance)
+    found = near_free_boundary(curve, tolerance, first)
+    assert (found.nfp, found.censored) == (nfp, censored)
 
 
 @given(

@@ -93,7 +93,7 @@ def near_free_boundary(curve: LatencyCurve, tolerance: float = 0.1, baseline: in
 
 
 def _last_free_between(curve: LatencyCurve, free: int, broken: int, threshold: float) -> int:
-    """Largest N in [free, broken) within the threshold; T does not fall between grid points."""
+    """Largest N in [free, broken) within the threshold; where T falls between grid points (idle rows), one of them."""
     if curve.refine is None:
         return free
     while broken - free > _WHOLE_INTERVAL:

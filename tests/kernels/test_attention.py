@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings, strategies as st
 
+from nfp_model.cost.binding import bind
 from nfp_model.errors import InvalidArgumentError, UnsupportedError
 from nfp_model.kernels.attention import (
     TRTLLM_GEN_LOOP_COST,
@@ -513,3 +514,18 @@ def test_errors() -> None:
         attention_counts(kernel("fa3_sm90:upstream"), H100, GQA, np.array([0]))
     with pytest.raises(InvalidArgumentError, match="max_positions must be at least 1, got 0"):
         attention_edges(kernel("fa3_sm90:upstream"), H100, GQA, 0)
+
+
+def test_padding_counts_at_the_rate_the_kernel_multiplies_at() -> None:
+    # An 8-bit cache multiplied in 8 bits: useful rows never take longer than the padded tiles they are part of.
+    bound = bind(load_hardware("b200"), Attention(64, 8, 128, 8192, batch_size=64, kv_dtype="fp8"), "vllm")
+    assert isinstance(bound.kernel, AttentionKernel)
+    assert bound.kernel.eight_bit_math
+    terms = bound.terms(np.arange(1, 200))
+    assert (terms["useful_matrix"] <= terms["matrix"] * (1 + 1e-9)).all()
+
+
+def test_what_sharing_an_sm_costs_needs_sharing() -> None:
+    row = load_kernel("xqa_sm90:jit_fp8").rows[0]
+    with pytest.raises(ValueError, match="resident is 1"):
+        type(row).model_validate({**row.model_dump(), "resident": 1, "resident_cost": 1.5})

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings, strategies as st
 
+from nfp_model.cost.binding import bind
 from nfp_model.cost.inputs import moe_row_bytes
 from nfp_model.errors import SpecError
 from nfp_model.kernels.moe import as_stored, moe_blocks, moe_counts, moe_edges, moe_row
@@ -356,3 +357,12 @@ def test_rules_inferred_from_timings_say_so() -> None:
     assert blocks.row_blocks.tolist() == [128, 128, 256]
     for key in (old, "trtllm_cutlass_moe:fp8_block", "trtllm_cutlass_moe:autotuned", "trtllm_gen_moe:autotuned"):
         assert moe_row(kernel(key), H100, qwen(), 64).inferred
+
+
+def test_general_constants_give_way_to_those_a_kernel_holds() -> None:
+    # No calibration of B200 under torch: pooled constants, but a walk over experts with a softer roofline.
+    bound = bind(load_hardware("b200"), FusedMoE(4096, 14336, 8, 2), "torch")
+    assert bound.calibration.startswith("uncalibrated")
+    assert isinstance(bound.kernel, MoEKernel)
+    assert bound.kernel.held.items() <= bound.fit.constants.items()
+    assert bound.kernel.key == "torch_grouped_mm_sm100:experts"

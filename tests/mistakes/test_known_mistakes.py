@@ -289,14 +289,14 @@ def test_heads_packed_on_a_tile_whatever_the_positions(inject: Inject) -> None:
 
 
 def test_experts_of_one_call_tiled_without_their_cluster(inject: Inject) -> None:
-    from nfp_model.validation import forwards
+    from nfp_model.cost import binding
 
-    honest = forwards.operator_latency
+    honest = binding.select_moe
 
-    def doubled_blocks(hardware: Any, operator: Any, tokens: Any, backend: Any) -> Any:
-        seconds = honest(hardware, operator, tokens, backend)
-        return seconds if not hasattr(operator, "top_k") else seconds * (1 + (np.asarray(tokens) > 64))
+    def tile_by_tile(hardware: Any, backend: Any, operator: Any) -> Any:
+        kernel = honest(hardware, backend, operator)
+        halves = [{"block_rows": row.block_rows // 2, "block_columns": 2 * row.block_columns} for row in kernel.rows]
+        rows = tuple(row.model_copy(update=half) for row, half in zip(kernel.rows, halves, strict=True))
+        return kernel.model_copy(update={"rows": rows})
 
-    inject(
-        check("validation/test_own_timings", "test_experts_are_predicted"), forwards, "operator_latency", doubled_blocks
-    )
+    inject(check("validation/test_own_timings", "test_experts_are_predicted"), binding, "select_moe", tile_by_tile)

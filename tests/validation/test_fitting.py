@@ -263,7 +263,7 @@ def test_a_gpu_of_ones_own_is_fitted_from_forty_timings(tmp_path: Path) -> None:
     assert fit.held_out.curves == 5
     assert fit.held_out.mape < 0.01
     assert fit.constants["memory_efficiency"] == pytest.approx(GEMM["memory_efficiency"], rel=0.05)
-    assert fit.command == "nfp fit --hardware h100_sxm5 --backend vllm --records mine.csv"
+    assert fit.command == "nfp fit mine.csv"
     assert Calibration.from_toml(tmp_path / "h100_sxm5.vllm.toml") == calibration
 
 

@@ -226,3 +226,10 @@ def test_a_folder_reads_as_its_files_without_ceilings_and_lists() -> None:
 def test_a_folder_without_timings_is_refused(tmp_path: Path) -> None:
     with pytest.raises(SpecError, match="no file of timings"):
         read_timings(tmp_path)
+
+
+def test_attention_is_calibrated_over_the_positions_that_were_timed() -> None:
+    most = max(int(row["positions"]) for row in rows("attention"))
+    fit = load_calibration("h100_sxm5", "torch").fit_for("attention", "bfloat16")  # type: ignore[union-attr]
+    assert fit is not None
+    assert fit.tokens == (1, most)

@@ -19,6 +19,7 @@ from nfp_model.operators import FusedMoE
 from nfp_model.specs.registry import load_hardware
 from nfp_model.validation import silicon_tables
 from nfp_model.validation.datasets import CurveSet, noise_between
+from nfp_model.validation.filters import touched_bytes
 from nfp_model.validation.records import Curve
 from nfp_model.validation.shapes import AllReduceShape, AttentionShape, GemmShape, ModuleShape, MoEShape
 from nfp_model.validation.silicon import (
@@ -450,3 +451,18 @@ class TestPackage:
     def test_what_is_not_there(self, arguments: tuple[str, ...], error: type[Exception], message: str) -> None:
         with pytest.raises(error, match=message):
             load_gemm(*arguments)
+
+
+def test_experts_an_old_engine_timed_with_three_matrices_are_beyond_l2_with_three() -> None:
+    # vLLM 0.14 timed every expert gated, on A100 (l2_resident leaves out what its 40 MB hold).
+    import pandas as pd
+
+    rows = pd.DataFrame(
+        {
+            "num_tokens": [1], "num_experts": [512], "topk": [1], "moe_ep_size": [1], "moe_tp_size": [1],
+            "distribution": ["balanced"], "hidden_size": [2048], "inter_size": [5120], "weight_dtype": ["bfloat16"],
+        }
+    )  # fmt: skip
+    expert = 2048 * 5120 * 2.0
+    assert touched_bytes(rows, "vllm", "0.14.0") == pytest.approx([3 * expert])
+    assert touched_bytes(rows, "vllm", "0.24.0") == pytest.approx([2 * expert])

@@ -22,7 +22,10 @@ def fit(
     backend: Annotated[
         str | None, typer.Option(help="vllm, sglang, trtllm or torch; a file of timings names its own.")
     ] = None,
-    operator: Annotated[str | None, typer.Option(help="gemm, moe, attention, latent_attention or collective.")] = None,
+    operator: Annotated[
+        str | None,
+        typer.Option(help="gemm, moe, attention, latent_attention, csa_block, hca_block, elementwise or collective."),
+    ] = None,
     dtype: Annotated[str | None, typer.Option(help="bfloat16, fp8, fp8_block, nvfp4, ...")] = None,
     uncalibrated: Annotated[
         bool, typer.Option("--uncalibrated", help="Fit the constants of chips nobody measured.")

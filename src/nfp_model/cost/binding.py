@@ -20,6 +20,7 @@ from nfp_model.operators import (
 from nfp_model.quantities import element_type
 from nfp_model.specs.calibration import Calibration, Fit, OperatorKind, load_calibration, uncalibrated
 from nfp_model.specs.hardware import HardwareSpec
+from nfp_model.specs.moe_kernel import MoEKernel
 
 BACKENDS = ("vllm", "sglang", "trtllm", "torch")
 """Kernel library sets, in the order they are tried when none is named."""
@@ -104,7 +105,21 @@ def bind(hardware: HardwareSpec, operator: Operator, backend: str | None) -> Bou
     if isinstance(operator, Gemm | FusedMoE):
         hardware.peak(operator.weight_dtype, operator.activation_dtype)
     calibration, fit = constants_for(hardware, operator, backend)
-    return BoundOperator(operator, hardware, kernel_for(hardware, operator, backend), fit, calibration.name)
+    kernel = kernel_for(hardware, operator, backend)
+    fit = as_held(fit, kernel) if calibration.backend == "uncalibrated" else fit
+    return BoundOperator(operator, hardware, kernel, fit, calibration.name)
+
+
+def as_held(fit: Fit, kernel: Kernel | None) -> Fit:
+    """General constants as a fused-MoE kernel takes them: those its rule holds fixed keep the rule's values."""
+    if not isinstance(kernel, MoEKernel):
+        return fit
+    return fit.model_copy(update={"constants": {**fit.constants, **kernel.held}})
+
+
+MEASURED_ON: dict[tuple[str, OperatorKind], str] = {("torch", "elementwise"): "h100_sxm5"}
+"""GPU whose launches stand for every GPU's. The stated prior is that of fused element-wise kernels, twice as long as one small
+kernel of transformers takes in a captured graph (validation/data/h100/elementwise.csv)."""
 
 
 def constants_for(hardware: HardwareSpec, operator: Operator, backend: str) -> tuple[Calibration, Fit]:
@@ -115,6 +130,14 @@ def constants_for(hardware: HardwareSpec, operator: Operator, backend: str) -> t
         fit = calibration.fit_for(kind, dtype) if calibration else None
         if calibration is not None and fit is not None:
             return calibration, fit
+    if (backend, kind) in MEASURED_ON:
+        calibration = load_calibration(MEASURED_ON[backend, kind], backend)
+        fit = calibration.fit_for(kind, dtype) if calibration else None
+        if calibration is not None and fit is not None:
+            # Never seen on this GPU: the band of the stated prior.
+            prior = uncalibrated(hardware.generation).fit_for(kind, dtype)
+            wide = max(fit.log_scatter, prior.log_scatter if prior else 0.0)
+            return calibration, fit.model_copy(update={"log_scatter": wide, "band_scatter": None})
     general = uncalibrated(hardware.generation)
     fit = general.fit_for(kind, dtype)
     if fit is None:

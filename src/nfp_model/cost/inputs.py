@@ -378,5 +378,6 @@ def useful_matrix_seconds(bound: BoundOperator, tokens: IntArray) -> FloatArray:
         assert isinstance(operator, Attention)
         keys = sum(operator.keys_before(c) for c in operator.context_lengths) / len(operator.context_lengths)
         flop = operator.flop_per_position_and_key * operator.batch_size * tokens * (keys + tokens)
-        peak = bound.hardware.peak_flop_per_s["bfloat16"]
+        assert isinstance(bound.kernel, AttentionKernel)
+        peak = attention_peak(bound.kernel, bound.hardware, operator)
     return np.asarray(flop / (peak * constants.matrix_efficiency))

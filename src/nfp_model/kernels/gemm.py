@@ -93,7 +93,8 @@ def gemm_row(kernel: GemmKernel, hardware: HardwareSpec, operator: Gemm, rows: i
 def gemm_edges(kernel: GemmKernel, hardware: HardwareSpec, operator: Gemm, max_rows: int) -> IntArray:
     """Left edges: every M from 1 to ``max_rows`` at which any count differs from that at M - 1; 1 always among them.
 
-    Between two edges every count is constant, so a boundary need only be looked for there.
+    Between two edges every count of tiles and waves is constant, so a boundary need only be looked for there. (The idle share of
+    a last tile, which some dispatched kernels pay for, shrinks between them: time then falls towards the next edge.)
 
     Examples
     --------

@@ -1,8 +1,9 @@
 """What runs between the matrix products: one fused kernel a piece in inference engines, many small ones in transformers.
 
 Bytes count each kernel's reads and writes; launches were counted by torch's profiler (``validation/data/h100/elementwise.csv``)
-and agree with the source: transformers 5.17, ``modeling_llama.py``, ``modeling_qwen3_moe.py``, ``modeling_glm4_moe.py``,
-``cache_utils.py :: StaticLayer``.
+but for ``grouped_router`` and ``once``, counted in the source and inferred from what a profiled forward leaves, and with ``rotary``
+weighted as said there. They agree with the source: transformers 5.17, ``modeling_llama.py``, ``modeling_qwen3_moe.py``,
+``modeling_glm4_moe.py``, ``cache_utils.py :: StaticLayer``.
 """
 
 from __future__ import annotations

@@ -218,6 +218,10 @@ def _warnings(hardware: HardwareSpec, model: ModelSpec, forward: BoundForward, a
         found.append(
             f"uncalibrated{asked_for}: {', '.join(loose)} on {hardware.title} use general constants; the band is wide"
         )
+    lent = sorted(
+        {(bound.fit.operator, bound.calibration) for bound in forward.bound if _of_another_gpu(bound, hardware)}
+    )
+    found += [f"{work} on {hardware.title} uses constants measured on another GPU ({name})" for work, name in lent]
     for weights, activations in _expanded(hardware, forward):
         found.append(
             f"weight-only: {weights} is expanded to {activations}, {hardware.title} has no {weights} matrix units"
@@ -230,6 +234,11 @@ def _warnings(hardware: HardwareSpec, model: ModelSpec, forward: BoundForward, a
     if model.diffusion is not None and not model.diffusion.cached:
         found.append(f"{model.title} keeps no exact KV cache; the cached context stands for an approximate block cache")
     return tuple(found)
+
+
+def _of_another_gpu(bound: BoundOperator, hardware: HardwareSpec) -> bool:
+    general = bound.calibration.startswith("uncalibrated")
+    return not general and not bound.calibration.startswith(f"{hardware.name}.")
 
 
 def _slow_links(hardware: HardwareSpec, ranks: int) -> list[str]:

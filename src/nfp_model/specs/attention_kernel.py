@@ -145,6 +145,12 @@ class AttentionRow(Spec):
         )
         return f"{where}: tile {tile}, packing {self.packing}, KV split {self.split_rule}"
 
+    @model_validator(mode="after")
+    def _check_residency(self) -> Self:
+        if self.resident == 1 and self.resident_cost != 1.0:
+            raise ValueError(f"resident_cost {self.resident_cost} compares CTAs that share an SM, but resident is 1")
+        return self
+
 
 class AttentionKernel(Spec):
     """One attention kernel of a library.

@@ -223,9 +223,10 @@ def _scored(points: FitPoints, fit: Fit, predicted: FloatArray) -> HeldOutScore:
 
 
 def _token_range(points: FitPoints) -> tuple[int, int] | None:
-    """What the fit saw along the axis its operator is timed over: rows, or the one query position of decode attention."""
+    """What the fit saw along the axis its operator is timed over: rows, or query positions; one where sequences were varied."""
     if points.kind == "attention":
-        return (1, 1)
+        seen = [points.tokens[points.curve == i] for i, curve in enumerate(points.curves) if curve.axis == "positions"]
+        return (1, max((int(tokens.max()) for tokens in seen if tokens.size), default=1))
     return None if points.kind == "collective" else (int(points.tokens.min()), int(points.tokens.max()))
 
 
@@ -257,8 +258,9 @@ def _tables_of(
 
 
 def _command(key: str, backend: str, operator: str | None, dtype: str | None, given: Path | None) -> str:
-    parts = ["nfp fit", "--hardware", key, "--backend", backend]
-    for name, value in (("operator", operator), ("dtype", dtype), ("records", given.name if given else None)):
+    parts = ["nfp fit", *([given.as_posix()] if given and not given.is_absolute() else [given.name] if given else [])]
+    parts += [] if given else ["--hardware", key, "--backend", backend]
+    for name, value in (("operator", operator), ("dtype", dtype)):
         parts += [f"--{name}", value] if value is not None else []
     return " ".join(parts)
 

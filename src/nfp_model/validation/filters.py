@@ -160,7 +160,7 @@ def gemm_filters(gpu: str, backend: str, version: str, max_tokens: int) -> list[
     ]
 
 
-def moe_filters(gpu: str, backend: str, max_tokens: int) -> list[RowFilter]:
+def moe_filters(gpu: str, backend: str, version: str, max_tokens: int) -> list[RowFilter]:
     """Filters of fused-MoE tables."""
     hopper_vllm = backend == "vllm" and gpu in ("h100_sxm5", "h200_sxm")
     return [
@@ -168,7 +168,7 @@ def moe_filters(gpu: str, backend: str, max_tokens: int) -> list[RowFilter]:
         RowFilter(
             "l2_resident",
             "the weights of the experts touched fit in the L2 cache, which replays of one graph then read instead of memory",
-            lambda rows: ~beyond_l2(touched_bytes(rows), gpu),
+            lambda rows: ~beyond_l2(touched_bytes(rows, backend, version), gpu),
         ),
         RowFilter(
             "group_routed",
@@ -208,13 +208,15 @@ def is_gated(hidden_size: int, width: int, backend: str, version: str | None) ->
     return (hidden_size, width) not in NON_GATED_EXPERTS or (backend, version) in ALL_GATED
 
 
-def touched_bytes(rows: Any) -> npt.NDArray[np.float64]:
+def touched_bytes(rows: Any, backend: str, version: str) -> npt.NDArray[np.float64]:
     """Weights of the experts a rank touches at each row of a fused-MoE table, from routing and sharding [B].
 
     Parameters
     ----------
     rows : DataFrame
         With the columns of the published table and ``weight_dtype``.
+    backend, version : str
+        Whose table, which decides on the matrices of an expert.
     """
     tokens = rows["num_tokens"].to_numpy()
     touched = np.zeros(len(rows))
@@ -222,9 +224,10 @@ def touched_bytes(rows: Any) -> npt.NDArray[np.float64]:
         asked, place = np.unique(tokens[here], return_inverse=True)
         touched[here] = experts_touched(Routing.parse(routing), experts, top_k, asked, ranks)[place]
     hidden, width = rows["hidden_size"].to_numpy(), rows["inter_size"].to_numpy()
-    plain = [shape in NON_GATED_EXPERTS for shape in zip(hidden.tolist(), width.tolist(), strict=True)]
+    shapes = zip(hidden.tolist(), width.tolist(), strict=True)
+    matrices = np.array([3 if is_gated(*shape, backend, version) else 2 for shape in shapes])
     element = rows["weight_dtype"].map({dtype: element_type(dtype).bytes for dtype in rows["weight_dtype"].unique()})
-    expert = np.where(plain, 2, 3) * hidden * (width // rows["moe_tp_size"].to_numpy()) * element.to_numpy()
+    expert = matrices * hidden * (width // rows["moe_tp_size"].to_numpy()) * element.to_numpy()
     return np.asarray(touched * expert, dtype=np.float64)
 
 

@@ -87,7 +87,8 @@ UNKNOWNS: dict[OperatorKind, tuple[Unknown, ...]] = {
         Unknown("rank_time_s", 0.3e-6, 0.005e-6, 50e-6),
     ),
 }
-"""What a fit may move, by operator: six numbers, seven for attention; of those of GEMM and MoE all but six are held."""
+"""What a fit may move, by operator: six numbers, seven for attention and blocks that select; of those of GEMM and MoE all but
+six are held."""
 
 HELD: dict[str, dict[str, float]] = {
     "attention": {"matrix_efficiency": 0.6},

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import date as calendar
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,7 +22,7 @@ from nfp_model.validation.forwards import (
     module_settings,
 )
 from nfp_model.validation.granularity import granularity_scores
-from nfp_model.validation.recorded import BACKEND, read_recorded
+from nfp_model.validation.recorded import BACKEND, read_header, read_recorded
 from nfp_model.validation.records import FloatArray
 from nfp_model.validation.score_plots import BLACK, BLUE, GREY, ORANGE, PAPER_HIGH, PAPER_LOW, VERMILION
 
@@ -34,6 +34,10 @@ GOAL_CLOSE, GOAL_LATENCY = 0.9, 0.08
 
 _KINDS = {"forward": "whole forwards", "dense_ffn": "dense FFN", "moe_ffn": "MoE FFN", "attention": "attention, causal"}
 
+_SHIPPED_FOLDER = ("validation", "data", "h100")
+_SHIPPED_HEADER = {"hardware": "h100_sxm5", "date": "2026-11-25T18:02:14+00:00"}
+"""The set of this project: only its page says what is true of that run alone."""
+
 _METHOD = """\
 Timed by `nfp measure` on one {device} (driver {driver}, PyTorch {torch}, transformers {transformers}, {day}): CUDA graph replay, event
 pairs, weights and caches larger than L2 or rotated over copies, random data, clocks free. The files, with their headers, are in
@@ -42,12 +46,37 @@ kernel; experts are independent uniform draws a layer in place of what random ro
 architecture and LLaDA2.0-mini in GLM-4.5's, the nearest in transformers, both bidirectional; of Mixtral 20 layers, which is what fits.
 
 The constants of `{calibration}` are fitted on single operators (`nfp fit validation/data/{folder}`): GEMMs on the fit half of their shapes,
-the few shapes of experts, attention and element-wise work all together and scored with each left out in turn. **No whole forward
-was fitted.** The table of pieces that transformers runs between its matrix products (`operators/pieces.py`) was written with the
+the few shapes of experts, attention and element-wise work all together and scored in up to five groups, each left out in turn. **No whole
+forward was fitted.** The table of pieces that transformers runs between its matrix products (`operators/pieces.py`) was written with the
 first of these forwards at hand, so theirs is not a blind prediction of that part.
+"""
 
+_METHOD_ANY = """\
+Timed by `nfp measure` on one {device} (driver {driver}, PyTorch {torch}, transformers {transformers}, {day}): CUDA graph replay, event
+pairs, weights and caches larger than L2 or rotated over copies, random data, clocks as found. The files, with their headers, are in
+`{folder}`; the page on measuring says how a point is timed. transformers runs a static cache and SDPA's flash kernel; experts are
+independent uniform draws a layer in place of what random routers choose.
+"""
+
+_FITTED = """\
+The constants of `{calibration}` are fitted on single operators: of many shapes on the fit half, few shapes all together and scored in
+up to five groups, each left out in turn. **No whole forward was fitted.**
+"""
+
+_NOT_FITTED = """\
+There is no calibration `{calibration}`: no constant was fitted on this GPU, those of others stand in. `nfp fit` makes one from measured
+operators.
+"""
+
+_JUDGED = """\
 NFP is the last measured number of positions within the tolerance, on the measured sizes for all three columns; curves that never
 leave it are left out. T is judged up to {rows} rows. Idle compute is the definition of this library, at datasheet rates.
+"""
+
+_MODULES = """\
+### Modules
+
+Put together from measured operators: gate and up as two equal GEMMs, and down; the experts; attention.
 """
 
 
@@ -57,7 +86,7 @@ def write_own_docs(data: Path, folder: Path, command: str) -> tuple[Path, ...]:
     Parameters
     ----------
     data : Path
-        With ``forward.csv``, ``gemm.csv``, ``moe.csv`` and ``attention.csv``.
+        With ``forward.csv``; what ``gemm.csv``, ``moe.csv`` and ``attention.csv`` tell is left out where they are missing.
     folder : Path
         The documentation's folder.
     command : str
@@ -75,40 +104,40 @@ def write_own_docs(data: Path, folder: Path, command: str) -> tuple[Path, ...]:
 
 def own_markdown(data: Path, forwards: Sequence[Setting], modules: Sequence[Setting], command: str) -> str:
     """The page's text: how it was timed, summary against the goals, operators, every setting."""
-    header = _header(data / "forward.csv")
+    header = read_header(data / "forward.csv")
     point = read_recorded(data / "forward.csv")[0]
-    name = f"{load_hardware(point.gpu).name}.{BACKEND}"
+    gpu = load_hardware(point.gpu).name
+    ours = _is_shipped(data, header)
+    operators, granularity = _operators(gpu), _granularity(data / "moe.csv")
     parts = [
         f"Written by\n\n```\n{command}\n```\n\n{calendar.today().isoformat()}.\n",
-        _METHOD.format(
-            device=header["device"], driver=header["driver"], torch=header["torch"], transformers=header["transformers"],
-            day=header["date"][:10], folder=data.name, calibration=name, rows=JUDGED_ROWS,
-        ),
+        _method(header, data.resolve().name, gpu, ours),
         _summary(forwards, modules),
         _verdict(forwards),
-        "### Operators the constants come from\n",
-        _operators(point.gpu),
-        "### Granularity alone\n",
-        _granularity(data / "moe.csv"),
+        *(["### Operators the constants come from\n", operators] if operators else []),
+        *(["### Granularity alone\n", granularity] if granularity else []),
         "### Every whole forward\n",
         _settings(forwards),
-        "### Modules\n\nPut together from measured operators: gate and up as two equal GEMMs, and down; the experts; attention.\n",
-        _settings(modules),
+        *([_MODULES, _settings(modules)] if modules else []),
         "![own forwards](own_forwards.png)\n",
-        "### The paper's claim on our own timings\n",
+        f"### The paper's claim on {'our own' if ours else 'these'} timings\n",
         _claim(forwards, modules),
         "![own claim](own_claim.png)\n",
     ]  # fmt: skip
     return "\n".join(parts)
 
 
-def _header(path: Path) -> dict[str, str]:
-    found: dict[str, str] = {}
-    for line in path.read_text(encoding="utf-8").splitlines():
-        if line.startswith("# "):
-            key, _, value = line[2:].partition(": ")
-            found.setdefault(key, value)
-    return found
+def _is_shipped(data: Path, header: Mapping[str, str]) -> bool:
+    return data.resolve().parts[-3:] == _SHIPPED_FOLDER and _SHIPPED_HEADER.items() <= header.items()
+
+
+def _method(header: Mapping[str, str], folder: str, gpu: str, ours: bool) -> str:
+    fitted = _FITTED if load_calibration(gpu, BACKEND) is not None else _NOT_FITTED
+    paragraphs = (_METHOD, _JUDGED) if ours else (_METHOD_ANY, fitted, _JUDGED)
+    known = {name: header.get(name, "not recorded") for name in ("device", "driver", "torch", "transformers")}
+    day = header.get("date", "day not recorded").partition("T")[0]
+    text = "\n".join(paragraphs)
+    return text.format(**known, day=day, folder=folder, calibration=f"{gpu}.{BACKEND}", rows=JUDGED_ROWS)
 
 
 def _summary(forwards: Sequence[Setting], modules: Sequence[Setting]) -> str:
@@ -130,9 +159,13 @@ def _summary(forwards: Sequence[Setting], modules: Sequence[Setting]) -> str:
     for words, some in groups.items():
         if some:
             a = agreement(some)
+            latency = f"{a.mape:.1%} ({a.most_mape:.1%})"
+            if not a.boundaries:
+                lines.append(f"| {words} | {a.settings} | none | - | - | - | {latency} | - | - |")
+                continue
             lines.append(
                 f"| {words} | {a.settings} | {a.boundaries} | {a.close:.0%} | {a.within_a_tile:.0%} "
-                f"| {a.median_error:.2f}/{a.p90_error:.2f} | {a.mape:.1%} ({a.most_mape:.1%}) "
+                f"| {a.median_error:.2f}/{a.p90_error:.2f} | {latency} "
                 f"| {a.idle_median:.1f}x ({a.idle_most:.0f}x) | {'-' if a.covered is None else f'{a.covered:.0%}'} |"
             )
     return "\n".join(lines) + "\n"
@@ -141,16 +174,22 @@ def _summary(forwards: Sequence[Setting], modules: Sequence[Setting]) -> str:
 def _verdict(forwards: Sequence[Setting]) -> str:
     a = agreement(forwards)
     close = "met" if a.close >= GOAL_CLOSE else "missed"
+    share = f"**{close}** ({a.close:.0%} within a factor of {CLOSE})" if a.boundaries else "no boundary was reached"
     latency = "met" if a.most_mape <= GOAL_LATENCY else "missed"
     near = sum(one.mape <= GOAL_LATENCY for one in forwards)
     slow = [
         one for one in forwards if not one.moe and one.batch_size == 1 and {1, 16, 64} <= set(one.positions.tolist())
     ]
+    asked = (
+        f"Asked for: NFP within 25 % for nine of ten settings: {share}; T within"
+        f" 8 %: **{latency}** ({near} of {len(forwards)} settings)."
+    )
+    if not slow:
+        return asked + "\n"
     rises = [(_rise(one, 1, 16), _rise(one, 16, 64)) for one in slow]
     (measured, predicted), (later, later_predicted) = np.median(np.array(rises), axis=0)
     return (
-        f"Asked for: NFP within 25 % for nine of ten settings: **{close}** ({a.close:.0%} within a factor of {CLOSE}); T within"
-        f" 8 %: **{latency}** ({near} of {len(forwards)} settings). Where the boundary is missed, latency rises so slowly that a"
+        f"{asked} Where the boundary is missed, latency rises so slowly that a"
         f" few percent of T move it by a factor: of dense models at batch 1, T rises by {measured:.1%} from 1 to 16 positions"
         f" (predicted {predicted:.1%}) and by {later:.1%} from 16 to 64 ({later_predicted:.1%}), medians of {len(slow)} settings.\n"
     )
@@ -163,8 +202,10 @@ def _rise(one: Setting, first: int, last: int) -> tuple[float, float]:
 
 
 def _operators(gpu: str) -> str:
+    """Table of the calibration's fits; empty where none was scored on shapes it did not see."""
     calibration = load_calibration(gpu, BACKEND)
-    assert calibration is not None
+    if calibration is None or all(fit.held_out is None for fit in calibration.fits):
+        return ""
     lines = [
         "| operator | data type | curves fitted | points | held-out curves | MAPE | NFP error | band |",
         "|---|---|---|---|---|---|---|---|---|",
@@ -184,6 +225,8 @@ def _operators(gpu: str) -> str:
 
 def _granularity(path: Path) -> str:
     constants, scores = granularity_scores(path)
+    if not scores:
+        return ""
     values = ", ".join(f"{name} {value:.3g}" for name, value in constants.items())
     lines = [
         "Our Triton grouped GEMM with 16, 32, 64 and 128 rows a block, and nothing else changed: one set of constants, fitted on the"
@@ -210,14 +253,17 @@ def _claim(forwards: Sequence[Setting], modules: Sequence[Setting]) -> str:
     lines = [
         f"Idle compute over measured, at tolerances {', '.join(f'{one:g}' for one in TOLERANCES)}; the source paper reports"
         f" {PAPER_LOW:g}x to {PAPER_HIGH:g}x at a tolerance, baseline and GPU that are not public. Many positions against a long"
-        " cache, which no public table times, are among these.\n",
+        " cache, which for plain attention no public table times, are among these.\n",
         f"| | boundaries | idle / measured: median (p10 to p90) | ours / measured | idle from {PAPER_LOW:g}x | from {PAPER_HIGH:g}x |",
         "|---|---|---|---|---|---|",
     ]
-    for name, (idle, ours) in claim_groups(forwards, modules).items():
+    groups = claim_groups(forwards, modules)
+    for name, (idle, ours) in groups.items():
         spread = [f"{np.median(x):.1f} ({np.quantile(x, 0.1):.1f} to {np.quantile(x, 0.9):.1f})" for x in (idle, ours)]
         shares = [f"{np.mean(idle >= limit):.0%}" for limit in (PAPER_LOW, PAPER_HIGH)]
         lines.append(f"| {name} | {idle.size} | {' | '.join(spread)} | {' | '.join(shares)} |")
+    if not groups:
+        lines.append("| none reached | 0 | - | - | - | - |")
     return "\n".join(lines) + "\n"
 
 
@@ -300,7 +346,7 @@ def draw(forwards: Sequence[Setting], modules: Sequence[Setting], path: Path) ->
 
 def _scatter(axes: Axes, settings: Sequence[Setting], title: str) -> None:
     rows = [(one.moe, *found) for one in settings for found in one.boundaries()]
-    moe, _, _, measured, predicted, idle = (np.array(column, dtype=np.float64) for column in zip(*rows, strict=True))
+    moe, _, _, measured, predicted, idle = np.array(rows, dtype=np.float64).reshape(-1, 6).T
     # Many points share a place: spread them a little.
     jitter = np.exp(np.random.default_rng(0).normal(0.0, 0.04, measured.size))
     axes.plot(measured * jitter, idle, "x", color=GREY, markersize=5, label="idle compute")

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from nfp_model.boundary import near_free_boundary
+from nfp_model.boundary import near_free_boundary, saturated_baseline
 from nfp_model.curve import LatencyCurve
 from nfp_model.operators import Attention, FusedMoE, Gemm
 from nfp_model.prediction import operator_latency, predict_nfp
@@ -111,6 +111,8 @@ class Agreement:
         Median and largest over settings of :attr:`Setting.mape` [-].
     covered : float or None
         Share of measured boundaries inside the 80 % band of the prediction [-]; None where no band was asked for.
+
+    Where no curve left a tolerance, ``boundaries`` is 0 and what is said of boundaries is NaN.
     """
 
     settings: int
@@ -130,9 +132,12 @@ def agreement(settings: Iterable[Setting]) -> Agreement:
     """Summary of some settings, every boundary counting alike."""
     every = list(settings)
     rows = [(one.batch_size, *found) for one in every for found in one.boundaries()]
+    errors = [one.mape for one in every]
+    if not rows:
+        nan = float("nan")
+        return Agreement(len(every), 0, nan, nan, nan, nan, nan, nan, float(np.median(errors)), max(errors), None)
     batch, _, _, measured, predicted, idle = (np.array(column, dtype=np.float64) for column in zip(*rows, strict=True))
     ratio = np.abs(np.log2(predicted / measured))
-    errors = [one.mape for one in every]
     inside = [
         low <= found <= high
         for one in every
@@ -211,13 +216,19 @@ def module_settings(folder: Path) -> list[Setting]:
     Parameters
     ----------
     folder : Path
-        With ``gemm.csv``, ``moe.csv`` and ``attention.csv`` of ``nfp measure``.
+        With ``gemm.csv``, ``moe.csv`` and ``attention.csv`` of ``nfp measure``; a missing one has no modules.
     """
     return [*_dense_modules(folder / "gemm.csv"), *_moe_modules(folder / "moe.csv"), *_attentions(folder)]
 
 
+def curves_timed(path: Path, implementation: str) -> tuple[Curve, ...]:
+    """Curves of one implementation in a measured file; none where the file or the implementation is missing."""
+    points = read_recorded(path) if path.exists() else ()
+    return curves_of(point for point in points if point.kernel_source.split(", ")[0] == implementation)
+
+
 def _dense_modules(path: Path) -> Iterator[Setting]:
-    curves = {curve.shape: curve for curve in curves_of(read_recorded(path, "linear"))}
+    curves = {curve.shape: curve for curve in curves_timed(path, "linear")}
     for name in GEMM_MODELS:
         model = load_model(name)
         ffn = next(part for part in model.ffn.values() if isinstance(part, DenseFFN))
@@ -239,7 +250,7 @@ def _dense_modules(path: Path) -> Iterator[Setting]:
 
 def _moe_modules(path: Path) -> Iterator[Setting]:
     models = {name: load_model(name) for name in MOE_MODELS}
-    for curve in curves_of(read_recorded(path, "grouped_mm")):
+    for curve in curves_timed(path, "grouped_mm"):
         shape = curve.shape
         assert isinstance(shape, MoEShape)
         for model in models.values():
@@ -251,8 +262,8 @@ def _moe_modules(path: Path) -> Iterator[Setting]:
                 continue
             record = curve.operator_record()
             assert isinstance(record, FusedMoE)
-            saturated = -(-4 * ffn.num_experts // ffn.top_k)
-            baselines = (1, int(curve.tokens[curve.tokens >= saturated][0]))
+            saturated = saturated_baseline(ffn.num_experts, ffn.top_k, 1)
+            baselines = (1, *curve.tokens[curve.tokens >= saturated][:1].tolist())
             yield Setting(
                 model.title, "moe_ffn", "uniform routing", True, 1, curve.tokens, curve.seconds,
                 operator_latency(curve.gpu, record, curve.tokens, BACKEND),
@@ -261,7 +272,7 @@ def _moe_modules(path: Path) -> Iterator[Setting]:
 
 
 def _attentions(folder: Path) -> Iterator[Setting]:
-    for curve in curves_of(read_recorded(folder / "attention.csv", "sdpa_flash")):
+    for curve in curves_timed(folder / "attention.csv", "sdpa_flash"):
         shape = curve.shape
         assert isinstance(shape, AttentionShape)
         if "causal" not in curve.kernels[0] or len(curve) < 8 or shape.batch_size is None:
@@ -289,4 +300,6 @@ def _idle_attention(hardware: str, record: Attention) -> float:
     return max(1.0, load_hardware(hardware).ridge_point() * record.cache_bytes_per_token / flop)
 
 
-__all__ = ["Agreement", "Setting", "agreement", "forward_prediction", "forward_settings", "module_settings"]
+__all__ = [
+    "Agreement", "Setting", "agreement", "curves_timed", "forward_prediction", "forward_settings", "module_settings",
+]  # fmt: skip

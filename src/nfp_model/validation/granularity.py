@@ -5,6 +5,7 @@ Everything but the block rows is one kernel, so what differs between the curves 
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,10 +13,10 @@ import numpy as np
 
 from nfp_model.specs.moe_kernel import MoEKernel, MoERow
 from nfp_model.validation.cases import MOE_BLOCK_ROWS
-from nfp_model.validation.datasets import curves_of
 from nfp_model.validation.fit_points import collect
 from nfp_model.validation.fitting import solve
-from nfp_model.validation.recorded import BACKEND, read_recorded
+from nfp_model.validation.forwards import curves_timed
+from nfp_model.validation.recorded import BACKEND
 from nfp_model.validation.records import Curve
 from nfp_model.validation.statistics import curve_mape
 
@@ -59,7 +60,9 @@ def triton_kernel(block_rows: int) -> MoEKernel:
 
 def block_rows_of(curve: Curve) -> int:
     """Block rows a curve was timed with, from the name of its kernel."""
-    return int(curve.kernels[0].rpartition(" ")[2])
+    found = re.search(r"block rows (\d+)", curve.kernels[0])
+    assert found is not None, curve.kernels
+    return int(found[1])
 
 
 def granularity_scores(path: Path) -> tuple[dict[str, float], list[BlockRowsScore]]:
@@ -68,9 +71,11 @@ def granularity_scores(path: Path) -> tuple[dict[str, float], list[BlockRowsScor
     Parameters
     ----------
     path : Path
-        ``moe.csv`` of ``nfp measure``.
+        ``moe.csv`` of ``nfp measure``; without curves in both halves there are no constants and no scores.
     """
-    curves = [curve for curve in curves_of(read_recorded(path, "triton")) if len(curve) >= FEWEST_POINTS]
+    curves = [curve for curve in curves_timed(path, "triton") if len(curve) >= FEWEST_POINTS]
+    if {curve.half for curve in curves} != {"fit", "test"}:
+        return {}, []
     points = collect(curves, BACKEND, kernel_of=lambda curve: triton_kernel(block_rows_of(curve)))
     fit = np.array([curve.half == "fit" for curve in curves])[points.curve]
     constants = points.unknowns.printed(solve(points.where(fit), None, points.unknowns.start))
@@ -79,6 +84,8 @@ def granularity_scores(path: Path) -> tuple[dict[str, float], list[BlockRowsScor
     scores = []
     for rows in MOE_BLOCK_ROWS:
         mine = [i for i, curve in enumerate(curves) if block_rows_of(curve) == rows and curve.half == "test"]
+        if not mine:
+            continue
         errors = [
             [curve_mape(seconds[points.curve == i], points.seconds[points.curve == i]) for i in mine]
             for seconds in (predicted, blind)

@@ -43,6 +43,16 @@ def read_timings(path: Path) -> tuple[Measurement, ...]:
     return tuple(point for file in files for point in read_recorded(file))
 
 
+def read_header(path: Path) -> dict[str, str]:
+    """What the comment lines of a measured file say, by name; the first of two alike."""
+    header: dict[str, str] = {}
+    for line in path.read_text(encoding="utf-8").splitlines():
+        if line.startswith("# "):
+            name, _, value = line[2:].partition(": ")
+            header.setdefault(name, value)
+    return header
+
+
 def read_recorded(path: Path, implementation: str | None = None) -> tuple[Measurement, ...]:
     """Points of a measured file.
 
@@ -63,12 +73,8 @@ def read_recorded(path: Path, implementation: str | None = None) -> tuple[Measur
     """
     if not is_recorded(path):
         raise SpecError(f"{path}: not a file written by nfp measure")
+    header = read_header(path)
     lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
-    header: dict[str, str] = {}
-    for line in lines:
-        if line.startswith("# "):
-            name, _, value = line[2:].rstrip("\n").partition(": ")
-            header.setdefault(name, value)
     # A last line without its end was torn by a stop.
     rows = csv.DictReader([line for line in lines if not line.startswith("#") and line.endswith("\n")])
     points = tuple(

@@ -7,8 +7,10 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
+from nfp_model.cost.inputs import attention_bytes
 from nfp_model.kernels.counts import FloatArray
 from nfp_model.operators import Attention, CompressedAttention, Elementwise, FusedMoE, Gemm
+from nfp_model.specs.registry import load_hardware
 from nfp_model.validation.fit_points import FitPoints
 from nfp_model.validation.records import Curve, IntArray
 from nfp_model.validation.shapes import AllReduceShape, AttentionShape, GemmShape, ModuleShape, MoEShape, Shape
@@ -39,12 +41,30 @@ def memory_seconds(points: FitPoints) -> FloatArray:
     elif points.kind == "moe":
         moved = inputs["experts_touched"] * (inputs["up_bytes"] + inputs["down_bytes"]) + inputs["moved_bytes"]
     elif points.kind == "attention":
-        moved = inputs["kv_bytes"]
+        return _cache_bytes(points) / _datasheet_bandwidth(points)
     elif points.kind == "block":
         moved = inputs["weight_bytes"] + inputs["moved_bytes"]
     else:
         moved = inputs["moved_bytes"]
     return np.asarray(moved / inputs["bandwidth"])
+
+
+def _cache_bytes(points: FitPoints) -> FloatArray:
+    """Cache bytes the keys asked for take, without those a kernel reads besides, at each point [B]."""
+    moved = np.empty(len(points))
+    for index, curve in enumerate(points.curves):
+        here = points.curve == index
+        record, tokens = curve.operator_record(1), points.tokens[here]
+        assert isinstance(record, Attention)
+        over = curve.axis == "positions"
+        moved[here] = attention_bytes(record, tokens) if over else attention_bytes(record, np.ones(1, int)) * tokens
+    return moved
+
+
+def _datasheet_bandwidth(points: FitPoints) -> FloatArray:
+    """Memory bandwidth of each point's GPU, before what a kernel of few CTAs draws of it [B/s]."""
+    of = np.array([load_hardware(curve.gpu).memory_bandwidth_bytes_per_s for curve in points.curves])
+    return np.asarray(of[points.curve])
 
 
 def matrix_seconds(points: FitPoints) -> FloatArray:
@@ -100,8 +120,8 @@ def stream_seconds(points: FitPoints, curve: int, baseline: int) -> float | None
     if points.kind == "attention" and points.curves[curve].axis == "positions":
         record = points.curves[curve].operator_record(1)
         assert isinstance(record, Attention)
-        new = record.batch_size * float(points.tokens[here[index]]) * record.cache_bytes_per_token
-        return (value["kv_bytes"] - new) / value["bandwidth"]
+        cached = float(attention_bytes(record, np.zeros(1, int))[0])
+        return cached / load_hardware(points.curves[curve].gpu).memory_bandwidth_bytes_per_s
     return None
 
 

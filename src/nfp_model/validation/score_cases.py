@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from nfp_model.boundary import saturated_baseline
-from nfp_model.cost.binding import constants_for, kernel_for, operator_dtype, operator_kind
+from nfp_model.cost.binding import as_held, constants_for, kernel_for, operator_dtype, operator_kind
 from nfp_model.errors import NfpModelError
 from nfp_model.operators import Collective, FusedMoE, Gemm, Operator
 from nfp_model.specs.calibration import Fit, load_calibration, uncalibrated
@@ -99,7 +99,10 @@ def case_set(curves: Sequence[Curve], table: Sequence[Curve], backend: str) -> C
     points = collect(able, backend, hardware)
     bare = _bare_cases(points, table)
     fits = {FITTED: (calibration.name, None if calibration.backend == UNCALIBRATED else fit)}
-    fits |= {SIBLING: _sibling(hardware, record, backend), UNCALIBRATED: (general.name, prior)}
+    fits |= {
+        SIBLING: _sibling(hardware, record, backend),
+        UNCALIBRATED: (general.name, as_held(prior, kernel) if prior else None),
+    }
     sets = {name: _predicted(bare, points, one) for name, (_, one) in fits.items() if one is not None}
     named = able[0].kernels[0] if able[0].kernels else ""
     described = not (fit.measured_kernels and named) or named in fit.measured_kernels

@@ -285,8 +285,8 @@ class ElementwiseShape:
         """The operator record."""
         elements = self.width * _ELEMENTS_PER_WIDTH.get(self.work, 1)
         piece = UNFUSED[self.work].of(elements)
-        # The bench sets the cache's length back by a fill of its own.
-        return replace(piece, launches=piece.launches + 1) if self.work == "cache_update" else piece
+        # The bench sets the cache's length back by a fill of its own, and transformers' router brings its matrix product.
+        return replace(piece, launches=piece.launches + 1) if self.work in ("cache_update", "router") else piece
 
 
 _ELEMENTS_PER_WIDTH = {"rotary": 128, "attention_output": 128, "cache_update": 2 * 128}

@@ -136,7 +136,7 @@ def load_moe(
         ),
     )
     return _load(
-        "moe", table, gpu, backend, version, weight_dtype, lambda g, v: moe_filters(g, backend, max_tokens), keep
+        "moe", table, gpu, backend, version, weight_dtype, lambda g, v: moe_filters(g, backend, v, max_tokens), keep
     )
 
 
