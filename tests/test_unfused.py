@@ -75,6 +75,8 @@ def test_latency_of_pieces_never_falls_with_rows() -> None:
 def test_a_gpu_without_such_timings_takes_the_launches_of_the_one_that_has_them() -> None:
     there, here = (predict_nfp(gpu, "llama-3.1-8b", backend="torch") for gpu in ("h100", "h200"))
     assert not any("another GPU" in warning for warning in there.warnings)
-    assert "elementwise on NVIDIA H200 SXM 141GB uses constants measured on another GPU (h100_sxm5.torch)" in here.warnings
+    assert (
+        "elementwise on NVIDIA H200 SXM 141GB uses constants measured on another GPU (h100_sxm5.torch)" in here.warnings
+    )
     # The same launches at a like clock: only bytes and the GEMMs' constants differ.
     assert 0.7 < here.baseline_latency_s / there.baseline_latency_s < 1.1

@@ -56,8 +56,8 @@ EXCLUSIONS = """Rows of the tables, both halves, left out before anything is fit
 `keep` of the loaders brings them back.
 """
 
-KNOWN_FAULTS = """Left in, and part of the errors above: TensorRT-LLM MoE power-law rows have spikes; H200's times of Llama-4-Scout's experts on 2
-and 16 ranks are 3 to 7 times those of one rank; L40S TensorRT-LLM bf16 scatters by
+KNOWN_FAULTS = """Left in, and part of the errors above: TensorRT-LLM MoE power-law rows have spikes; H200's times of
+Llama-4-Scout's experts on 2 and 16 ranks are 3 to 7 times those of one rank; L40S TensorRT-LLM bf16 scatters by
 14 % at small M; balanced MoE rows of group-routed models do not touch every expert. All-reduce is scored by percentage error alone.
 Attention over several query positions against a long cache is published only for the DeepSeek-V4 blocks over a compressed cache
 (`dsv4_csa`, `dsv4_hca`), which are projections, indexer, compressed attention and output in one number and are predicted as such. The
