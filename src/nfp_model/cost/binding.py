@@ -125,24 +125,27 @@ kernel of transformers takes in a captured graph (validation/data/h100/elementwi
 def constants_for(hardware: HardwareSpec, operator: Operator, backend: str) -> tuple[Calibration, Fit]:
     """The backend's fit for this operator and data type; the uncalibrated constants where it has none."""
     kind, dtype = operator_kind(operator), operator_dtype(operator)
-    if backend != "uncalibrated":
-        calibration = load_calibration(hardware.name, backend)
-        fit = calibration.fit_for(kind, dtype) if calibration else None
-        if calibration is not None and fit is not None:
-            return calibration, fit
-    if (backend, kind) in MEASURED_ON:
-        calibration = load_calibration(MEASURED_ON[backend, kind], backend)
-        fit = calibration.fit_for(kind, dtype) if calibration else None
-        if calibration is not None and fit is not None:
-            # Never seen on this GPU: the band of the stated prior.
-            prior = uncalibrated(hardware.generation).fit_for(kind, dtype)
-            wide = max(fit.log_scatter, prior.log_scatter if prior else 0.0)
-            return calibration, fit.model_copy(update={"log_scatter": wide, "band_scatter": None})
+    own = fitted(hardware.name, backend, kind, dtype)
+    if own is not None:
+        return own
     general = uncalibrated(hardware.generation)
-    fit = general.fit_for(kind, dtype)
-    if fit is None:
+    prior = general.fit_for(kind, dtype)
+    if prior is None:
         raise UnsupportedError(f"no constants for {kind} with {dtype} in calibration '{general.name}'")
-    return general, fit
+    lender = MEASURED_ON.get((backend, kind))
+    lent = fitted(lender, backend, kind, dtype) if lender else None
+    if lent is None:
+        return general, prior
+    # Never seen on this GPU: the band of the stated prior.
+    wide = max(lent[1].log_scatter, prior.log_scatter)
+    return lent[0], lent[1].model_copy(update={"log_scatter": wide, "band_scatter": None})
+
+
+def fitted(hardware: str, backend: str, kind: OperatorKind, dtype: str) -> tuple[Calibration, Fit] | None:
+    """A GPU's own fit for an operator and data type under a backend; None where it has none."""
+    calibration = None if backend == "uncalibrated" else load_calibration(hardware, backend)
+    fit = calibration.fit_for(kind, dtype) if calibration else None
+    return None if calibration is None or fit is None else (calibration, fit)
 
 
 def kernel_for(hardware: HardwareSpec, operator: Operator, backend: str) -> Kernel | None:

@@ -9,10 +9,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from nfp_model.boundary import saturated_baseline
-from nfp_model.cost.binding import as_held, constants_for, kernel_for, operator_dtype, operator_kind
+from nfp_model.cost.binding import as_held, constants_for, fitted, kernel_for, operator_dtype, operator_kind
 from nfp_model.errors import NfpModelError
 from nfp_model.operators import Collective, FusedMoE, Gemm, Operator
-from nfp_model.specs.calibration import Fit, load_calibration, uncalibrated
+from nfp_model.specs.calibration import Fit, uncalibrated
 from nfp_model.specs.hardware import HardwareSpec
 from nfp_model.specs.registry import load_hardware
 from nfp_model.validation.fit_points import FitPoints, collect
@@ -115,10 +115,9 @@ def _sibling(hardware: HardwareSpec, record: Operator, backend: str) -> tuple[st
     for name in SYSTEM_OF:
         if name == hardware.name or load_hardware(name).generation != hardware.generation:
             continue
-        calibration = load_calibration(name, backend)
-        fit = calibration.fit_for(operator_kind(record), operator_dtype(record)) if calibration else None
-        if calibration is not None and fit is not None:
-            return calibration.name, fit
+        found = fitted(name, backend, operator_kind(record), operator_dtype(record))
+        if found is not None:
+            return found[0].name, found[1]
     return "", None
 
 
