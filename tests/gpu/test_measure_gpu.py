@@ -25,7 +25,13 @@ def _has_cuda() -> bool:
     return bool(torch.cuda.is_available())
 
 
-pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not _has_cuda(), reason="no CUDA device found")]
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not _has_cuda(), reason="no CUDA device found"),
+    # torch.compile imports parts of torch that torch itself deprecates.
+    pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning"),
+    pytest.mark.filterwarnings("ignore:Warning. Profiler clears events:UserWarning"),
+]
 
 
 @pytest.fixture

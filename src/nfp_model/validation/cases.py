@@ -54,7 +54,7 @@ FLEX_SIZES = (1, 16, 64, 256)
 """FlexAttention compiles anew for every number of positions, seconds each: a few must do [positions]."""
 
 ELEMENTWISE_WORKS = ("rms_norm", "residual", "rotary", "cache_update", "activation", "router", "attention_output")
-ELEMENTWISE_SIZES = (1, 4, 16, 64, 128, 256, 512, 1024)
+ELEMENTWISE_SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
 
 FORWARD_MODELS = (
     ("llama_3_1_8b", 32, "llama", "verify"),
@@ -304,7 +304,7 @@ def _attention_cases(
 def _elementwise() -> Iterator[Case]:
     """What transformers runs between GEMMs, attention and experts, at the widths of the forwards."""
     widths = {
-        "rms_norm": (4096, 2048), "residual": (4096, 2048), "rotary": (40, 36), "cache_update": (8, 4),
+        "rms_norm": (4096, 2048, 1024, 128), "residual": (4096, 2048), "rotary": (40, 36), "cache_update": (8, 4),
         "activation": (14336, 5120), "router": (128, 256), "attention_output": (32, 16),
     }  # fmt: skip
     for work in ELEMENTWISE_WORKS:

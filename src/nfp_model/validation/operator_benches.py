@@ -32,6 +32,11 @@ def kernel_count(torch: Any, execute: Callable[[int], object]) -> int:
     return sum(1 for event in profile.events() if event.device_type == torch.autograd.DeviceType.CUDA)
 
 
+FLEX_DECODING_ROWS = 128
+"""Query rows of one KV head, padded to a power of two, that FlexAttention's decoding kernel takes under a mask [rows]: with more,
+torch 2.11 finds no kernel ("No choices exist for backend", 17 rows of 8 heads on an H100), so the general one is asked for."""
+
+
 class ScaledProduct:
     """x W^T with e4m3 operands and one scale each, as ``torch._scaled_mm`` takes them."""
 
@@ -169,13 +174,16 @@ class AttentionBench:
 
         self.torch._dynamo.reset()  # one compilation a shape; old ones would count against the limit of recompilations
         compiled = self.torch.compile(flex_attention, dynamic=False)
-        mask = None
+        mask, options = None, {}
         if self.causal and positions > 1:
             before = keys - positions
             mask = create_block_mask(
                 lambda b, h, q, k: k <= q + before, None, None, positions, keys, device=self.device
             )
-        return lambda q, k, v: compiled(q, k, v, block_mask=mask, enable_gqa=True)
+            group = self.case.number("num_query_heads") // self.case.number("num_kv_heads")
+            if group * (1 << (positions - 1).bit_length()) > FLEX_DECODING_ROWS:
+                options = {"FORCE_USE_FLEX_ATTENTION": True}
+        return lambda q, k, v: compiled(q, k, v, block_mask=mask, enable_gqa=True, kernel_options=options)
 
     def prepare(self, positions: int, copies: int) -> Callable[[int], object]:
         """Attention of ``positions`` per sequence on the first context + positions tokens of each cache."""
