@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 from hypothesis import given, strategies as st
 
 from nfp_model import predict_nfp
+from nfp_model.kernels.steps import walked_elements
 from nfp_model.operators import Elementwise, FusedMoE, Gemm, forward_operators
 from nfp_model.operators.forward import weight_bytes
 from nfp_model.operators.pieces import UNFUSED
@@ -58,10 +60,40 @@ def test_only_torch_runs_unfused() -> None:
 
 @given(st.sampled_from(sorted(UNFUSED)), st.integers(1, 20000), st.integers(1, 4))
 def test_a_piece_scales_bytes_with_its_width_and_launches_with_its_number(work: str, width: int, times: int) -> None:
-    one, several = UNFUSED[work].of(width), UNFUSED[work].of(width, times)
+    one, several = UNFUSED[work].of(width), UNFUSED[work].of(width, ((128, 8),) * times)
     assert several.bytes_per_row == one.bytes_per_row == UNFUSED[work].bytes_per_element * width
     assert several.launches == times * one.launches
-    assert several.reductions == times * one.reductions
+    assert several.searches == times * one.searches
+    if UNFUSED[work].averages:
+        assert one.means == ((width, 1),)
+        assert several.means == ((128, 8),) * times
+
+
+@given(st.integers(1, 16384), st.integers(1, 4096))
+def test_threads_of_a_mean_cover_the_row_and_edges_tell_where_they_change(width: int, rows: int) -> None:
+    walked = walked_elements(width, np.arange(1, rows + 1))
+    assert (walked * 512 >= width).all()
+    assert (walked <= width).all()
+    assert (np.diff(walked) >= 0).all()
+    assert walked[0] == np.ceil(width / min(512, 2 ** (width.bit_length() - 1)))
+
+
+def test_latency_of_a_norm_steps_where_a_block_takes_more_rows() -> None:
+    forward = predict_nfp("h100", "qwen3-8b", backend="torch").forward
+    norm = next(one for use, one in zip(forward.uses, forward.bound, strict=True) if use.name == "qk_norms")
+    assert norm.edges(4096).tolist() == [
+        1,
+        2,
+    ]  # 8 KV heads: two tokens fill a block of 16 rows, 32 query heads do with one
+    plain = next(
+        one
+        for use, one in zip(forward.uses, forward.bound, strict=True)
+        if getattr(use.operator, "means", ()) == ((4096, 1),)
+    )
+    assert plain.edges(4096).tolist() == [1, 2, 4, 8, 16]
+    rise = np.diff(plain.seconds(np.arange(1, 33)))
+    steps = {int(place) + 2 for place in np.flatnonzero(rise > 1e-7)}
+    assert steps == {2, 4, 8, 16}
 
 
 def test_latency_of_pieces_never_falls_with_rows() -> None:

@@ -277,6 +277,13 @@ def test_transformers_counted_as_if_every_piece_were_one_kernel(inject: Inject) 
     inject(check("validation/test_own_timings", test, "llama_3_1_8b"), forward, "UNFUSED", fused)
 
 
+def test_a_mean_that_costs_the_same_for_every_number_of_rows(inject: Inject) -> None:
+    from nfp_model.cost import inputs
+
+    run = check("test_unfused", "test_latency_of_a_norm_steps_where_a_block_takes_more_rows")
+    inject(run, inputs, "walked_elements", lambda width, rows: 8.0 + 0.0 * rows)
+
+
 def test_heads_packed_on_a_tile_whatever_the_positions(inject: Inject) -> None:
     # FlashAttention-2 does so for one position only; believing it for all promises 16 free positions where there is one.
     from nfp_model.kernels import attention

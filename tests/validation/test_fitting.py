@@ -212,7 +212,7 @@ def test_at_most_six_numbers_are_fitted_seven_for_attention() -> None:
         "latent_attention": 7,
         "csa_block": 7,
         "hca_block": 6,
-        "elementwise": 3,
+        "elementwise": 4,
         "collective": 4,
     }
     assert {len(Unknowns("gemm", one)) for one in (ONE_TILE, TILE_MENU)} == {6}

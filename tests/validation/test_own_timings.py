@@ -12,7 +12,8 @@ import pytest
 from nfp_model.boundary import near_free_boundary
 from nfp_model.curve import LatencyCurve
 from nfp_model.errors import SpecError
-from nfp_model.operators import Elementwise, forward_operators
+from nfp_model.kernels.steps import walked_elements
+from nfp_model.operators import Elementwise, FusedMoE, Gemm, forward_operators
 from nfp_model.operators.pieces import UNFUSED
 from nfp_model.prediction import operator_latency
 from nfp_model.specs.calibration import load_calibration
@@ -80,6 +81,23 @@ def test_launches_of_every_piece_are_those_the_profiler_counted() -> None:
     assert counted["attention_output"] == UNFUSED["attention_output"].several_rows_launches
 
 
+def test_a_mean_takes_as_long_as_its_threads_walk() -> None:
+    # The profiler's own durations of the norm's mean inside whole forwards: 2.3 us with one position, 9 from 16 on.
+    timed = {
+        int(row["positions"]): float(row["seconds_mean"])
+        for row in rows("forward_kernels")
+        if row["model"] == "llama_3_1_8b" and "MeanOps" in row["kernel"]
+    }
+    positions = np.array(sorted(timed))
+    seconds = np.array([timed[one] for one in positions])
+    walked = walked_elements(4096, positions)
+    slope = (seconds[4] - seconds[0]) / (walked[4] - walked[0])
+    assert np.allclose(seconds, seconds[0] + slope * (walked - walked[0]), rtol=0.03)
+    # What the fit makes of it, from norms timed alone and with the other kernels' slower rows in it.
+    fit = next(fit for fit in load_calibration("h100_sxm5", "torch").fits if fit.operator == "elementwise")  # type: ignore[union-attr]
+    assert slope < fit.constants["walk_time_s"] < 1.6 * slope
+
+
 @pytest.mark.parametrize("model", ["llama_3_1_8b", "qwen3_8b", "llada_8b"])
 def test_kernels_of_a_dense_forward_are_those_the_profiler_counted(model: str) -> None:
     measured = next(
@@ -96,6 +114,26 @@ def test_kernels_of_a_dense_forward_are_those_the_profiler_counted(model: str) -
     )
     # Attention and its combination of splits; cuBLAS adds a reduction where it splits a GEMM, five a layer at most.
     assert pieces + gemms + 2 * layers <= measured <= pieces + gemms + 7 * layers
+
+
+def test_kernels_of_whole_forwards_are_those_of_their_pieces() -> None:
+    # Every kernel of one position is accounted for; of MoE layers the experts' own 31 are left, in both models the same.
+    experts = {}
+    for model, layers in (("llama_3_1_8b", 32), ("qwen3_8b", 36), ("qwen3_30b_a3b", 48), ("llada2_0_mini", 20)):
+        listed = [row for row in rows("forward_kernels") if row["model"] == model and row["positions"] == "1"]
+        launches = sum(float(row["launches"]) for row in listed if "splitKreduce" not in row["kernel"])
+        uses = forward_operators(forward_model(model, layers), Workload(), fused=False)
+        pieces = sum(use.count * use.operator.launches for use in uses if isinstance(use.operator, Elementwise))
+        pieces -= 3 * layers  # rotary is listed by its time
+        gemms = sum(use.count for use in uses if isinstance(use.operator, Gemm))
+        left = launches - pieces - gemms - 2 * layers  # attention and its combination of splits
+        moe_layers = sum(use.count for use in uses if isinstance(use.operator, FusedMoE))
+        if moe_layers:
+            experts[model] = left / moe_layers
+        else:
+            assert left == 0, model
+    assert experts["qwen3_30b_a3b"] == 31
+    assert experts["llada2_0_mini"] == pytest.approx(31, abs=0.2)
 
 
 # --- the fit ------------------------------------------------------------------------------------------------------

@@ -11,7 +11,7 @@ from nfp_model.kernels.attention import attention_counts
 from nfp_model.kernels.counts import AttentionCounts, FloatArray, GemmCounts, IntArray, MoECounts
 from nfp_model.kernels.gemm import gemm_counts
 from nfp_model.kernels.moe import as_stored, moe_counts
-from nfp_model.kernels.steps import ceil_ratio, round_up
+from nfp_model.kernels.steps import ceil_ratio, round_up, walked_elements
 from nfp_model.operators import (
     ACTIVATION_BYTES,
     Attention,
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from nfp_model.cost.latency import BoundOperator
 
 HELPERS = frozenset(
-    {"rereads_up", "rereads_down", "reread_weight", "fixed_share", "fair_step", "launches", "reductions"}
+    {"rereads_up", "rereads_down", "reread_weight", "fixed_share", "fair_step", "launches", "walked", "searches"}
 )
 """Shape inputs that are no symbols: what the constants are applied to."""
 
@@ -80,7 +80,7 @@ def shape_inputs(
 
     A fit computes these once per shape and moves only :func:`constant_inputs`. Besides symbols, the mapping holds what the
     constants are applied to: ``rereads_up``, ``rereads_down``, ``reread_weight`` and
-    ``fixed_share`` (MoE), ``fair_step`` (attention), ``launches`` and ``reductions`` (streams).
+    ``fixed_share`` (MoE), ``fair_step`` (attention), ``launches``, ``walked`` and ``searches`` (streams).
     """
     operator = bound.operator
     if isinstance(operator, Gemm):
@@ -107,7 +107,9 @@ def constant_inputs(constants: Constants, shape: Mapping[str, Any]) -> dict[str,
         }
     if isinstance(constants, StreamConstants):
         return {
-            "fixed_time": constants.fixed_time_s * shape["launches"] + constants.reduction_time_s * shape["reductions"],
+            "fixed_time": constants.fixed_time_s * shape["launches"]
+            + constants.walk_time_s * shape["walked"]
+            + constants.search_time_s * shape["searches"],
             "memory_efficiency": constants.memory_efficiency,
         }
     common = {
@@ -303,15 +305,19 @@ def query_bytes(operator: Attention, positions: IntArray) -> FloatArray:
 def stream_inputs(bound: BoundOperator, operator: Operator, rows: IntArray) -> dict[str, Any]:
     """Shape inputs of the streaming equation, shape (rows,).
 
-    ``launches`` and ``reductions`` are counts; a reduction along each of M rows counts 1.5 - M^-1/2 times: our H100 timings of
-    norms and routers (``validation/data/h100/elementwise.csv``) rise threefold over the first rows and then hardly more.
+    ``launches``, ``walked`` and ``searches`` are counts: kernels, elements a thread walks in means
+    (:func:`~nfp_model.kernels.steps.walked_elements`), and searches along each of M rows, which count 1.5 - M^-1/2 times: our
+    H100 timings of routers (``validation/data/h100/elementwise.csv``) rise over the first rows and then hardly more.
     """
     hardware = bound.hardware
     launches: FloatArray = np.ones(rows.shape)
-    reductions: FloatArray = np.zeros(rows.shape)
+    walked: FloatArray = np.zeros(rows.shape)
+    searches: FloatArray = np.zeros(rows.shape)
     if isinstance(operator, Elementwise):
         launches = operator.launches + operator.several_rows_launches * np.greater(rows, 1.0)
-        reductions = np.asarray(operator.reductions * (1.5 - rows**-0.5))
+        for width, per_row in operator.means:
+            walked = walked + walked_elements(width, rows * per_row)
+        searches = np.asarray(operator.searches * (1.5 - rows**-0.5))
         moved = operator.fixed_bytes + operator.bytes_per_row * rows
     else:
         assert isinstance(operator, LinearScan)
@@ -320,7 +326,8 @@ def stream_inputs(bound: BoundOperator, operator: Operator, rows: IntArray) -> d
         "bandwidth": hardware.memory_bandwidth_bytes_per_s,
         "moved_bytes": np.asarray(moved, dtype=np.float64),
         "launches": launches,
-        "reductions": reductions,
+        "walked": walked,
+        "searches": searches,
     }
 
 

@@ -17,6 +17,7 @@ from nfp_model.kernels.counts import FloatArray, GemmCounts, IntArray, KernelRow
 from nfp_model.kernels.gemm import chosen_counts, gemm_edges, gemm_row
 from nfp_model.kernels.gemm_menu import PRUNING_ROWS, menu_key, pruning_limit
 from nfp_model.kernels.moe import moe_edges, moe_row
+from nfp_model.kernels.steps import BLOCK_ROWS, ceil_div
 from nfp_model.operators import (
     Attention,
     Elementwise,
@@ -114,8 +115,8 @@ class BoundOperator:
             return moe_edges(self.kernel, self.hardware, self.operator, max_tokens)
         if isinstance(self.operator, Attention) and isinstance(self.kernel, AttentionKernel):
             return attention_edges(self.kernel, self.hardware, self.operator, max_tokens)
-        if isinstance(self.operator, Elementwise) and self.operator.several_rows_launches:
-            return np.array([1, 2], dtype=np.int64)[:max_tokens]
+        if isinstance(self.operator, Elementwise):
+            return _elementwise_edges(self.operator, max_tokens)
         return np.array([1], dtype=np.int64)
 
     def kernel_row(self, tokens: int) -> KernelRow | None:
@@ -130,6 +131,15 @@ class BoundOperator:
 
     def _count(self, tokens: npt.ArrayLike) -> IntArray:
         return np.atleast_1d(np.asarray(tokens, dtype=np.int64))
+
+
+def _elementwise_edges(operator: Elementwise, max_tokens: int) -> IntArray:
+    """Where a launch is added, and where a block of a mean takes twice as many rows."""
+    rows = [1, 2] if operator.several_rows_launches else [1]
+    for _, per_row in operator.means:
+        rows += ceil_div(2 ** np.arange(1, BLOCK_ROWS.bit_length()), per_row).astype(np.int64).tolist()
+    edges = np.unique(np.array(rows, dtype=np.int64))
+    return edges[edges <= max_tokens]
 
 
 def _gemm_seconds(bound: BoundOperator, operator: Gemm, rows: IntArray) -> FloatArray:

@@ -59,6 +59,30 @@ def next_power_of_two(value: npt.ArrayLike) -> FloatArray:
     return np.left_shift(np.int64(1), bits).astype(np.float64)
 
 
+REDUCTION_THREADS = 512
+WARP_THREADS = 32
+BLOCK_ROWS = REDUCTION_THREADS // WARP_THREADS
+"""Most rows of 32 elements and more that one block of such a reduction takes [rows]."""
+
+
+def walked_elements(width: npt.ArrayLike, rows: npt.ArrayLike) -> FloatArray:
+    """Elements of a row that one thread adds up in torch's reduction along ``rows`` rows of ``width`` elements [-].
+
+    A block has 512 threads. It takes as many rows as the last power of two at or below M, at most as many as leave a warp to
+    each, and shares its threads between them: with 16 rows a thread walks 16 times as far as with one. PyTorch,
+    ``aten/src/ATen/native/cuda/Reduce.cuh``, ``ReduceConfig::set_block_dimension``.
+
+    Examples
+    --------
+    >>> walked_elements(4096, [1, 2, 8, 16, 64]).tolist()
+    [8.0, 16.0, 64.0, 128.0, 128.0]
+    """
+    across, down = (np.floor(np.log2(np.asarray(value, dtype=np.float64))).astype(np.int64) for value in (width, rows))
+    across, down = np.left_shift(np.int64(1), across), np.left_shift(np.int64(1), down)
+    height = np.minimum(down, REDUCTION_THREADS // np.minimum(across, WARP_THREADS))
+    return ceil_div(width, np.minimum(across, REDUCTION_THREADS // height))
+
+
 def whole_waves(ctas: npt.ArrayLike, slots: npt.ArrayLike) -> FloatArray:
     """Waves a grid takes when each wave holds ``slots`` CTAs: ceil(ctas / slots) [-].
 

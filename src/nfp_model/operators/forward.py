@@ -227,7 +227,8 @@ def _unfused_attention_pieces(
         "cache_update": UNFUSED["cache_update"].of(keys + values),
     }
     if part.qk_norm != "none":
-        pieces["qk_norms"] = UNFUSED["rms_norm"].of(queries + keys, times=2)
+        heads = tuple((part.head_dim, width // part.head_dim) for width in (queries, keys))
+        pieces["qk_norms"] = UNFUSED["rms_norm"].of(queries + keys, heads)
     rows = [OperatorUse(name, "elementwise", piece, count, "rank_rows") for name, piece in pieces.items()]
     strided = OperatorUse(
         "strided_heads", "elementwise", UNFUSED["strided_heads"].of(batch * queries), count, "positions"

@@ -271,15 +271,18 @@ class Elementwise:
         Kernels it takes, in launches of a plain one [-].
     several_rows_launches : int
         Kernels more from two rows on: what is contiguous with one row is copied or strided with several [-].
-    reductions : int
-        Kernels among them that reduce or search along a row, slower the more rows there are, up to a limit [-].
+    means : tuple of (int, int)
+        Kernels among them that average along rows: elements of such a row, and such rows in one token row [-].
+    searches : int
+        Kernels among them that search or sort along a row, slower the more rows there are, up to a limit [-].
     """
 
     bytes_per_row: float
     fixed_bytes: float = 0.0
     launches: int = 1
     several_rows_launches: int = 0
-    reductions: int = 0
+    means: tuple[tuple[int, int], ...] = ()
+    searches: int = 0
 
 
 @dataclass(frozen=True)

@@ -226,7 +226,7 @@ def _mechanism(
         return _attention_mechanism(use, bound, use.operator, tokens, past)
     if isinstance(use.operator, Elementwise) and use.operator.several_rows_launches and tokens[0] == 1:
         return "launches", f"{use.name}: kernels that one position does not need"
-    if isinstance(use.operator, Elementwise) and use.operator.reductions:
+    if isinstance(use.operator, Elementwise) and (use.operator.means or use.operator.searches):
         return "rows", f"{use.name}: reductions along {tokens[2]} rows"
     return "rows", f"{use.name}: the bytes of {tokens[2]} rows"
 

@@ -169,13 +169,16 @@ class StreamConstants(Spec):
         Time of one launch [s].
     memory_efficiency : float
         Share of the memory bandwidth reached; activations that stay in L2 exceed the memory's [-].
-    reduction_time_s : float
-        What a kernel that reduces or searches along rows takes beyond a launch [s].
+    walk_time_s : float
+        One element that a thread of a mean along rows walks [s].
+    search_time_s : float
+        What a kernel that searches or sorts along rows takes beyond a launch [s].
     """
 
     fixed_time_s: float = Field(ge=0)
     memory_efficiency: float = Field(gt=0, le=5)
-    reduction_time_s: float = Field(default=0.0, ge=0)
+    walk_time_s: float = Field(default=0.0, ge=0)
+    search_time_s: float = Field(default=0.0, ge=0)
 
 
 Constants = GemmConstants | MoEConstants | AttentionConstants | BlockConstants | CollectiveConstants | StreamConstants

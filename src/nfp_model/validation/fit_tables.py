@@ -48,8 +48,8 @@ SAMPLE = {"fit": 120, "test": 120}
 """Curves of one setting used at most; the first by the hash of their shape, so that the sample is fixed."""
 
 FEWEST_SPLIT = 16
-"""Shapes from which one's own timings are split into halves; below, all are fitted, and scored with each shape left out in
-turn [-]."""
+"""Shapes from which one's own timings are split into halves; below, and for element-wise work, of which half would leave out
+whole kinds of kernels, all are fitted, and scored with each shape left out in turn [-]."""
 
 _FAMILIES = ("grouped_mm", "marlin", "trtllm_gen", "deepgemm", "cutlass", "triton")
 
@@ -140,7 +140,8 @@ def recorded_tables(path: Path, hardware: str, backend: str, operator: str | Non
             mine = tuple(curve for curve in curves if CALIBRATED_AS[measured_kind(curve)] == kind)
             name = f"{path.name}/{mine[0].source}" if path.is_dir() else path.name
             source = Source(name, library_version=mine[0].library_version)
-            tables += _tables(kind, CurveSet(mine, source), backend, dtype, FEWEST_SPLIT)
+            fewest = len(mine) + 1 if kind == "elementwise" else FEWEST_SPLIT
+            tables += _tables(kind, CurveSet(mine, source), backend, dtype, fewest)
     if not tables:
         there = ", ".join(sorted({f"{c.gpu} {c.backend} {c.operator}" for c in every})) or "nothing"
         raise InvalidArgumentError(f"{path} has no timings of {backend} on {key} to fit; it has {there}")

@@ -78,7 +78,8 @@ UNKNOWNS: dict[OperatorKind, tuple[Unknown, ...]] = {
     "elementwise": (
         Unknown("fixed_time_s", 1.5e-6, 0.2e-6, 10e-6),
         Unknown("memory_efficiency", 1.0, 0.1, 4.0),
-        Unknown("reduction_time_s", 2e-6, 0.02e-6, 20e-6),
+        Unknown("walk_time_s", 5e-8, 1e-9, 1e-6),
+        Unknown("search_time_s", 2e-6, 0.02e-6, 20e-6),
     ),
     "collective": (
         Unknown("fixed_time_s", 5e-6, 0.5e-6, 200e-6),
