@@ -105,6 +105,7 @@ def test_structure_told_in_theory_is_the_latency(kind: str) -> None:
             part["fixed"]
             + (overlapped(y.p, part["memory"], part["matrix"]) ** CHAIN_SHARPNESS + part["chain"] ** 2)
             ** sp.Rational(1, 2)
+            + part["rows"]
         ),
         "moe": lambda: part["fixed"] + overlapped(y.p, part["memory"], part["matrix"], part["chain"]) + part["rows"],
         "attention": lambda: part["fixed"] + overlapped(y.p, part["memory"], part["chain"], part["matrix"]),

@@ -448,17 +448,24 @@ def test_rows_below_one_are_refused() -> None:
 
 
 @pytest.mark.parametrize(
-    ("gpu", "backend", "dtype", "extra"),
+    ("gpu", "backend", "dtype", "passes", "read"),
     [
-        ("h100", "trtllm", "fp8", 4),
-        ("b200", "sglang", "fp8_block", 2),
-        ("h100", "vllm", "fp8", 2),
-        ("h100", "vllm", "bfloat16", 0),
+        ("h100", "trtllm", "fp8", 7.5, 1),
+        ("b200", "sglang", "fp8_block", 3, 1),
+        ("h100", "vllm", "fp8", 3, 1),
+        ("b200", "sglang", "nvfp4", 2.5625, 0.5),
+        ("h100", "vllm", "bfloat16", 0, 2),
     ],
 )
-def test_launches_that_quantise_the_input_move_bytes_of_every_row(
-    gpu: str, backend: str, dtype: str, extra: int
+def test_launches_that_quantise_the_input_end_before_the_product_begins(
+    gpu: str, backend: str, dtype: str, passes: float, read: float
 ) -> None:
     bound = bind(load_hardware(gpu), Gemm(4096, 8192, dtype), backend)
     _, inputs = equation_inputs(bound, np.array([16]))
-    assert inputs["row_bytes"] == 2 * (4096 + 8192) + extra * 8192
+    assert inputs["quantized_bytes"] == passes * 8192
+    assert inputs["row_bytes"] == pytest.approx(2 * 4096 + read * 8192, rel=0.05)  # scales come on top
+    terms = bound.terms(np.array([16, 1024]))
+    rate = inputs["bandwidth"] * bound.fit.constants["memory_efficiency"]
+    assert terms["rows"] == pytest.approx(np.array([16, 1024]) * passes * 8192 / rate, rel=1e-9)
+    overlapped = terms["total"] - terms["rows"] - terms["fixed"]
+    assert (overlapped >= np.maximum(terms["memory"], terms["matrix"]) * (1 - 1e-9)).all()

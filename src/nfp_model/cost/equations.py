@@ -50,20 +50,21 @@ def gemm() -> Equation:
     r"""Dense GEMM of one tile choice; the library's choice is the minimum over its menu.
 
     .. math::
-        T = t_0 + \left[(m^p + c^p)^{2/p} + h^2\right]^{1/2} + \sigma t_s
+        T = t_0 + \left[(m^p + c^p)^{2/p} + h^2\right]^{1/2} + \sigma t_s + \frac{M a_q}{BW e_b}
 
     with memory time m, matrix time c over whole tiles and waves, and the serial chain h of one CTA along k. Where one tile is
     given for every M, each further row tile reads a share r of the weights again, and where rows of a tile outside M are known
-    to slow it, their share slows matrix and chain by r.
+    to slow it, their share slows matrix and chain by r. Passes that quantise the input end before the product begins.
     """
     memory = (y.W * (1 + y.r * y.x) + y.a * y.M) / (y.BW * y.e_b) + y.sigma * 8 * y.s * y.M * y.n / (3 * y.BW)
     slowed = 1 + y.r * y.u
     matrix = slowed * y.f * 2 * y.b_m * y.b_n * (y.k / y.s) * y.SM / (y.P * y.e_f)
     chain = slowed * y.f * y.k_c * y.k / y.s
     fixed = y.t_0 + y.sigma * y.t_s
+    rows = y.M * y.a_q / (y.BW * y.e_b)
     joined = (memory**y.p + matrix**y.p) ** (CHAIN_SHARPNESS / y.p) + chain**CHAIN_SHARPNESS
-    latency = fixed + joined ** sp.Rational(1, CHAIN_SHARPNESS)
-    return Equation(latency, {"memory": memory, "matrix": matrix, "chain": chain, "fixed": fixed})
+    latency = fixed + joined ** sp.Rational(1, CHAIN_SHARPNESS) + rows
+    return Equation(latency, {"memory": memory, "matrix": matrix, "chain": chain, "rows": rows, "fixed": fixed})
 
 
 def moe() -> Equation:

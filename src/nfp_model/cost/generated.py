@@ -12,10 +12,11 @@ PER_TIME = frozenset(['attention_peak', 'bandwidth', 'index_peak', 'peak'])
 TIMES = frozenset(['baseline_latency', 'chain_time', 'cta_time', 'exchange_time', 'expert_time', 'fixed_time', 'free_time', 'rank_time', 'ranking_time', 'selection_time', 'sequence_time', 'split_time', 'step_time', 'wave_time'])
 
 
-def gemm_latency(BW: Any, M: Any, P: Any, SM: Any, W: Any, a: Any, b_m: Any, b_n: Any, e_b: Any, e_f: Any, f: Any, k: Any, k_c: Any, n: Any, p: Any, r: Any, s: Any, sigma: Any, t_0: Any, t_s: Any, u: Any, x: Any) -> Any:
-    x0 = r*u + 1
-    x1 = BW**(-1.0)
-    return sigma*t_s + t_0 + sqrt(square(f)*square(k)*square(k_c)*square(x0)/square(s) + ((2*SM*b_m*b_n*f*k*x0/(P*e_f*s))**p + ((8/3)*M*n*s*sigma*x1 + x1*(M*a + W*(r*x + 1))/e_b)**p)**(2/p))
+def gemm_latency(BW: Any, M: Any, P: Any, SM: Any, W: Any, a: Any, a_q: Any, b_m: Any, b_n: Any, e_b: Any, e_f: Any, f: Any, k: Any, k_c: Any, n: Any, p: Any, r: Any, s: Any, sigma: Any, t_0: Any, t_s: Any, u: Any, x: Any) -> Any:
+    x0 = BW**(-1.0)
+    x1 = x0/e_b
+    x2 = r*u + 1
+    return M*a_q*x1 + sigma*t_s + t_0 + sqrt(square(f)*square(k)*square(k_c)*square(x2)/square(s) + ((2*SM*b_m*b_n*f*k*x2/(P*e_f*s))**p + ((8/3)*M*n*s*sigma*x0 + x1*(M*a + W*(r*x + 1)))**p)**(2/p))
 
 
 def gemm_memory(BW: Any, M: Any, W: Any, a: Any, e_b: Any, n: Any, r: Any, s: Any, sigma: Any, x: Any) -> Any:
@@ -29,6 +30,10 @@ def gemm_matrix(P: Any, SM: Any, b_m: Any, b_n: Any, e_f: Any, f: Any, k: Any, r
 
 def gemm_chain(f: Any, k: Any, k_c: Any, r: Any, s: Any, u: Any) -> Any:
     return f*k*k_c*(r*u + 1)/s
+
+
+def gemm_rows(BW: Any, M: Any, a_q: Any, e_b: Any) -> Any:
+    return M*a_q/(BW*e_b)
 
 
 def gemm_fixed(sigma: Any, t_0: Any, t_s: Any) -> Any:
@@ -132,10 +137,11 @@ def collective_fixed(r_2: Any, t_0: Any, t_r: Any, t_x: Any, x_g: Any) -> Any:
 
 
 FUNCTIONS: dict[tuple[str, str | None], tuple[tuple[str, ...], Callable[..., Any]]] = {
-    ('gemm', None): (('bandwidth', 'rows', 'peak', 'sm_count', 'weight_bytes', 'row_bytes', 'tile_rows', 'tile_columns', 'memory_efficiency', 'matrix_efficiency', 'waves', 'in_features', 'chain_time', 'out_features', 'overlap_exponent', 'reread_share', 'splits', 'is_split', 'fixed_time', 'split_time', 'idle_share', 'rereads'), gemm_latency),
+    ('gemm', None): (('bandwidth', 'rows', 'peak', 'sm_count', 'weight_bytes', 'row_bytes', 'quantized_bytes', 'tile_rows', 'tile_columns', 'memory_efficiency', 'matrix_efficiency', 'waves', 'in_features', 'chain_time', 'out_features', 'overlap_exponent', 'reread_share', 'splits', 'is_split', 'fixed_time', 'split_time', 'idle_share', 'rereads'), gemm_latency),
     ('gemm', 'memory'): (('bandwidth', 'rows', 'weight_bytes', 'row_bytes', 'memory_efficiency', 'out_features', 'reread_share', 'splits', 'is_split', 'rereads'), gemm_memory),
     ('gemm', 'matrix'): (('peak', 'sm_count', 'tile_rows', 'tile_columns', 'matrix_efficiency', 'waves', 'in_features', 'reread_share', 'splits', 'idle_share'), gemm_matrix),
     ('gemm', 'chain'): (('waves', 'in_features', 'chain_time', 'reread_share', 'splits', 'idle_share'), gemm_chain),
+    ('gemm', 'rows'): (('bandwidth', 'rows', 'quantized_bytes', 'memory_efficiency'), gemm_rows),
     ('gemm', 'fixed'): (('is_split', 'fixed_time', 'split_time'), gemm_fixed),
     ('moe', None): (('experts_touched', 'bandwidth', 'walked_experts', 'row_flop', 'row_blocks', 'peak', 'down_bytes', 'up_bytes', 'moved_bytes', 'tile_rows', 'activation_efficiency', 'memory_efficiency', 'matrix_efficiency', 'waves', 'overlap_exponent', 'reread_down', 'reread_up', 'fixed_time', 'expert_time', 'wave_time'), moe_latency),
     ('moe', 'memory'): (('experts_touched', 'bandwidth', 'row_blocks', 'down_bytes', 'up_bytes', 'memory_efficiency', 'reread_down', 'reread_up'), moe_memory),

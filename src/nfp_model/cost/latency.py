@@ -88,7 +88,7 @@ class BoundOperator:
         total = np.atleast_2d(evaluate(kind, inputs))
         winner = np.broadcast_to(total, (total.shape[0], counted.size)).argmin(axis=0)
         names = {
-            "gemm": ("memory", "matrix", "chain", "fixed"),
+            "gemm": ("memory", "matrix", "chain", "rows", "fixed"),
             "moe": ("memory", "matrix", "chain", "rows", "fixed"),
             "block": ("memory", "matrix", "attention", "rows", "fixed"),
         }

@@ -52,6 +52,13 @@ n = _new("out_features", "n", "-", "output features", "model")
 k = _new("in_features", "k", "-", "input features", "model")
 W = _new("weight_bytes", "W", "B", "weight bytes, scales included", "model")
 a = _new("row_bytes", "a", "B", "activation bytes moved for one row", "model")
+a_q = _new(
+    "quantized_bytes",
+    "a_q",
+    "B",
+    "bytes that quantising passes before the product move for one row, at the memory's rate",
+    "kernel",
+)
 F = _new("row_flop", "F", "FLOP", "FLOP of one row", "model")
 Y = _new("moved_bytes", "Y", "B", "bytes moved", "workload")
 V = _new("kv_bytes", "V", "B", "KV-cache bytes read", "workload")

@@ -223,6 +223,7 @@ def _values(
 def _dense(prediction: Prediction, use: OperatorUse, bound: BoundOperator, exact: Boundary) -> _Found:
     assert isinstance(use.operator, Gemm)
     values = {**_values(prediction, use, bound), "row_flop": use.operator.flop_per_row}
+    values["row_bytes"] += values["quantized_bytes"]
     expression = closed_form.dense_positions()
     values["free_time"] = closed_form.evaluated(closed_form.free_time(), values)
     start = closed_form.evaluated(expression, values) * values["batch"]

@@ -105,7 +105,8 @@ class GemmKernel(Spec):
     slow_factor : float
         How much longer such a block takes for its matrix instructions [-].
     quantizing_bytes : float
-        Bytes an input element moves beyond a 16-bit read, where launches timed with the product quantise the input [B].
+        Bytes an input element moves in launches that quantise it before the product and are timed with it, counted at the weights'
+        rate (more than they are where those launches are slower) [B]; 0 where the input is already quantised or the passes do not show.
     token_tiles, output_tiles : tuple of int
         Menu: bm and bn [rows], [columns].
     max_tile_area : int
