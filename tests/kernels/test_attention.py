@@ -253,12 +253,34 @@ class TestTrtllmGen:
         ):
             if group <= tile <= first:
                 tiles = math.ceil(n / (tile // group))
-                splits = min(math.ceil(keys / 128), max(1, sms // tiles))
+                splits = min(math.ceil(keys / 256), max(1, sms // tiles))
                 costs[tile] = math.ceil(tiles * splits / sms) * (loop * keys / splits + reduction * 128 * splits)
         if 2 * math.ceil(n / max(1, first // group)) <= sms:
             assert costs[int(counts.tile_rows.item())] == pytest.approx(min(costs.values()))
         else:
             assert counts.tile_rows.item() == first
+
+    def test_a_split_has_two_key_steps_at_least(self) -> None:
+        # maxNumCtasPerSeqKv of flashinfer's fmhaKernels.cuh: ceil(keys / (2 x 128)).
+        for keys, splits in ((256, 1), (257, 2), (512, 2), (513, 3), (148 * 256, 148), (150 * 256, 148)):
+            counts = attention_counts(
+                kernel("trtllm_gen_sm100:gqa_decode"), B200, Attention(8, 1, 128, keys - 1), np.array([1])
+            )
+            assert counts.splits.item() == splits, keys
+
+    @pytest.mark.silicon
+    def test_the_second_split_shows_in_the_public_timings(self) -> None:
+        # 256 keys are walked by one CTA, 512 by two, which combine: a step in every group of heads, flat on either side.
+        pytest.importorskip("aiconfigurator_core")
+        table = silicon_tables("b200_sxm", "trtllm", "latent_attention", "fp8")[0]
+        first = {
+            (curve.shape.num_query_heads, curve.shape.context_length): float(curve.seconds[0])
+            for curve in table.fit
+            if isinstance(curve.shape, AttentionShape)
+        }
+        for heads in (4, 8, 16):
+            assert first[heads, 511] > 1.15 * first[heads, 255]
+            assert first[heads, 255] == pytest.approx(first[heads, 127], rel=0.05)
 
     def test_mla_low_latency_then_throughput(self) -> None:
         # 128 heads: CTAs of 16 rows while splits that fill the 148 SMs have at most 1024 keys, then two CTAs of 64 rows.

@@ -19,7 +19,7 @@ from nfp_model.specs.registry import load_hardware, spec_files
 from nfp_model.uncertainty import Z80, latency_band
 from nfp_model.validation.calibrating import fit_calibration, score_curves
 from nfp_model.validation.fit_files import calibration_to_toml, write_calibration
-from nfp_model.validation.fit_points import REPLAYS, collect, weights
+from nfp_model.validation.fit_points import BLACKWELL_CLOCK, REPLAYS, collect, weights
 from nfp_model.validation.fit_tables import recorded_tables, sampled, setting, silicon_tables
 from nfp_model.validation.fit_unknowns import ONE_TILE, TILE_MENU, UNKNOWNS, Unknowns, significant
 from nfp_model.validation.fitting import band_deviation, fit_constants
@@ -167,6 +167,31 @@ def test_a_cache_replayed_from_l2_is_no_prediction_but_is_fitted_as_what_it_is()
     assert fitted[2] == pytest.approx(bound[2], rel=1e-12)
     assert bound[0] - fitted[0] >= 0.99 * REPLAYS["hopper"].first_access_s
     assert np.all(fitted[:2] < bound[:2])
+
+
+@pytest.mark.silicon
+@pytest.mark.parametrize(("gpu", "ticks"), [("b200_sxm", True), ("rtx_pro_6000_blackwell", True), ("h100_sxm5", False)])
+@pytest.mark.parametrize("backend", ["vllm", "sglang", "trtllm"])
+def test_short_attention_times_of_blackwell_lie_on_the_ticks_of_a_clock(gpu: str, ticks: bool, backend: str) -> None:
+    pytest.importorskip("aiconfigurator_core")
+    seconds = np.concatenate(
+        [curve.seconds for table in silicon_tables(gpu, backend, "attention", None) for curve in table.fit]
+    )
+    seconds = seconds[seconds < 40e-6]
+    near = float(np.mean(np.abs(BLACKWELL_CLOCK.shown(seconds, backend) - seconds) < 0.3e-6))
+    # By chance 0.6 / 2.048 = 0.29.
+    assert near > 0.7 if ticks else near < 0.45
+
+
+def test_a_clock_rounds_scored_points_of_its_recording_and_no_prediction() -> None:
+    curve = Curve(
+        "attention", AttentionShape(32, 8, 128, 4096), "b200_sxm", "sglang", np.array([1, 8]), np.ones(2), kv_dtype="bfloat16",
+        beyond_l2=np.array([False, True]),
+    )  # fmt: skip
+    own = replace(curve, beyond_l2=None)
+    seconds = np.array([8.9e-6, 20.0e-6])
+    assert collect([curve], "sglang").as_recorded(seconds) == pytest.approx([8.432e-6, 20.72e-6], abs=1e-11)
+    assert collect([own], "sglang").as_recorded(seconds).tolist() == seconds.tolist()
 
 
 def test_band_of_a_fit_is_the_band_a_prediction_shows() -> None:

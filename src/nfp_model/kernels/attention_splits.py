@@ -139,12 +139,12 @@ def flashinfer_splits(case: SplitCase) -> FloatArray:
 
 
 def trtllm_gen_splits(case: SplitCase) -> FloatArray:
-    """TRT-LLM-gen: fill the SMs once, min(ceil(keys / KV step), max(1, floor(SM / CTAs))).
+    """TRT-LLM-gen: fill the SMs once, two KV steps a split at least: min(ceil(keys / (2 KV step)), max(1, floor(SM / CTAs))).
 
-    TensorRT-LLM ``kernels/trtllmGenKernels/fmha/fmhaKernels.h :: computeNumCtas``.
+    flashinfer ``trtllm/fmha/fmhaKernels.cuh :: computeCtaAndClusterConfig``.
     """
     room = np.maximum(floor_div(case.sm_count, case.ctas), 1.0)
-    return np.minimum(case.kv_blocks, room)
+    return np.minimum(ceil_div(np.maximum(case.keys, 1.0), 2 * case.kv_block), room)
 
 
 def sglang_triton_splits(case: SplitCase) -> FloatArray:
@@ -231,7 +231,8 @@ def mmha_splits(case: SplitCase) -> FloatArray:
 
 def fill_splits(case: SplitCase) -> FloatArray:
     """Enough splits to fill the SMs once, one KV block each at least: where a kernel splits but its rule is not public."""
-    return trtllm_gen_splits(case)
+    room = np.maximum(floor_div(case.sm_count, case.ctas), 1.0)
+    return np.minimum(case.kv_blocks, room)
 
 
 def _wave_search(ctas: FloatArray, kv_blocks: FloatArray, slots: int, skip_equal: bool) -> FloatArray:

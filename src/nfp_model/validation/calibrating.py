@@ -196,7 +196,7 @@ def score_curves(curves: Iterable[Curve], backend: str, fit: Fit) -> dict[str, H
 
 def score_points(points: FitPoints, fit: Fit) -> HeldOutScore:
     """Median MAPE over curves, boundary error and coverage of the 80 % band of one fit on measured points."""
-    return _scored(points, fit, points.predicted(fit.constants))
+    return _scored(points, fit, points.as_recorded(points.predicted(fit.constants)))
 
 
 def _scored(points: FitPoints, fit: Fit, predicted: FloatArray) -> HeldOutScore:

@@ -30,6 +30,9 @@ METHOD = """## How it is scored
 - **Baselines**: 16 rows for GEMM (past the special kernels for a few rows), every expert touched (M k >= 4 E) for MoE, 1 elsewhere.
 - A row counts as **met** when MAPE and boundary both are; a curve the model refuses counts as missed. Where the table records points
   twice, the noise between the recordings is shown by the same statistics, and where it is larger than a goal the goal is 1.2 times it.
+- **Clock ticks**: decode-attention times recorded on Blackwell GPUs lie on multiples of 2.048 us plus a phase (`CLOCKS` in
+  `validation/fit_points.py`). There a prediction is rounded as that clock rounds before it is compared; no fit and no prediction a user
+  sees is. A step of one tick is 23 % of the shortest times, so that unrounded boundaries would be compared with the clock's.
 - **L2 replays**: decode-attention timings replay one cache. Two or three numbers a GPU generation, shared by all of its tables and
   beside the fitted constants (`REPLAYS` in `validation/fit_points.py`), say how much faster a cache inside L2 is read again; they are
   used where such points are fitted and scored, and in no prediction. Rows "KV beyond L2" do not depend on them.

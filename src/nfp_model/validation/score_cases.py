@@ -193,7 +193,7 @@ def _words(curve: Curve) -> str:
 
 
 def _predicted(bare: Sequence[CurveCase], points: FitPoints, fit: Fit) -> list[CurveCase]:
-    predicted = points.predicted(fit.constants)
+    predicted = points.as_recorded(points.predicted(fit.constants))
     # The winning tile alone: the others do not move the latency where the constants move a little.
     deviation = band_deviation(points.near_best(fit.constants, 1.0), fit)
     stops = np.searchsorted(points.curve, np.arange(len(points.curves) + 1))
