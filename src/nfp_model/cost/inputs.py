@@ -52,6 +52,8 @@ TILE_COST_ROWS = (8, 16, 32, 64, 128)
 TILE_COST = (1.0 / 1.68, 1.2 / 1.68, 1.48 / 1.68, 1.0, 2.2 / 1.68)
 """Relative time of a key step by query-tile rows, 64 rows = 1: FlashInfer's TRT-LLM-gen cost table (fmhaKernels.cuh)."""
 
+ROW_COST_ROWS = 16
+"""Query rows a kernel file's ``row_cost`` is stated for [rows]."""
 
 SPARSE_TILE_HEADS = 128
 SPARSE_TILE_KEYS = 128
@@ -222,7 +224,11 @@ def attention_inputs(bound: BoundOperator, operator: Attention, positions: IntAr
     assert isinstance(kernel, AttentionKernel)
     counts = attention_counts(kernel, hardware, operator, positions)
     cache = attention_bytes(operator, positions) * (1.0 + counts.masked_keys / counts.keys)
-    width = (operator.head_dim + operator.values_dim) / 256.0 * element_type(operator.kv_dtype).bytes / 2.0
+    width = (operator.head_dim + operator.values_dim) / 256.0
+    tile_cost = np.interp(counts.tile_rows, TILE_COST_ROWS, TILE_COST)
+    rows = positions * operator.group_size / counts.query_tiles
+    # A CTA's start takes the longer, the more rows of its tile are queries.
+    start = 1.0 + kernel.row_cost * rows / ROW_COST_ROWS * width / tile_cost
     return {
         "bandwidth": hardware.memory_bandwidth_bytes_per_s * counts.filled**kernel.unfilled_exponent,
         "peak": attention_peak(kernel, hardware, operator),
@@ -230,13 +236,13 @@ def attention_inputs(bound: BoundOperator, operator: Attention, positions: IntAr
         "side_bytes": query_bytes(operator, positions)
         + (kernel.cache_traffic - 1.0 + read_again(hardware, counts, cache)) * cache,
         "waves": counts.waves,
-        "hidden_starts": counts.hidden_starts,
-        "exposed_starts": counts.exposed_starts,
+        "hidden_starts": counts.hidden_starts * start,
+        "exposed_starts": counts.exposed_starts * start,
         "passes": counts.passes,
         "planned": counts.planned,
         "key_steps": counts.key_steps,
-        "step_width": width * counts.step_cost,
-        "tile_cost": np.interp(counts.tile_rows, TILE_COST_ROWS, TILE_COST),
+        "step_width": width * element_type(operator.kv_dtype).bytes / 2.0 * counts.step_cost,
+        "tile_cost": tile_cost,
         "padded_flop": _padded_attention_flop(operator, counts),
         "fair_step": STEP_BYTES * hardware.sm_count / hardware.memory_bandwidth_bytes_per_s,
     }
