@@ -352,7 +352,7 @@ def _pieces(
 
 
 def _bound(operator: Operator, hardware: HardwareSpec, backend: str, prior: Fit) -> BoundOperator:
-    return BoundOperator(operator, hardware, kernel_for(hardware, operator, backend), prior, "uncalibrated")
+    return BoundOperator(operator, hardware, kernel_for(hardware, operator, backend), prior, "uncalibrated", backend)
 
 
 def _flat(shape: Mapping[str, Any], tokens: int) -> tuple[dict[str, npt.NDArray[Any]], int]:
