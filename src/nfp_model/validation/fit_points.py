@@ -72,7 +72,11 @@ REPLAYS: dict[str, Replay] = {
 }
 """By GPU generation."""
 
-LATENT_REPLAYS = {**REPLAYS, "blackwell": Replay(1.0, 3e-6, combination=1.0 / 3.0)}
+LATENT_REPLAYS = {
+    **REPLAYS,
+    "blackwell": Replay(1.0, 3e-6, combination=1.0 / 3.0),
+    "blackwell_rtx": Replay(0.35, 3e-6, step=0.85),
+}
 """The same for MLA in its absorbed form."""
 
 OTHER_REPLAY = Replay(0.5, 4e-6)
