@@ -16,6 +16,9 @@ from nfp_model.kernels.steps import blocks_below, ceil_div, floor_div, next_powe
 SPLIT_LIMIT = 128
 """Most splits FlashAttention considers [-] (``num_splits_heuristic``)."""
 
+FLASHINFER_CHUNK = 128
+"""Fewest keys of a FlashInfer chunk [tokens] (``attention/scheduler.cuh``, ``min_kv_chunk_size``)."""
+
 SGLANG_SPLIT_KEYS = 32
 """Keys of a split of SGLang's Triton decode are a multiple of this [tokens] (``_MIN_BLOCK_KV``)."""
 
@@ -134,7 +137,7 @@ def flashinfer_splits(case: SplitCase) -> FloatArray:
     budget = floor_div(2 * case.sm_count, case.num_kv_heads)
     most = np.maximum(floor_div(budget, case.tiles * case.batch_size), 1.0)
     keys = np.maximum(case.keys, 1.0)
-    chunk = np.maximum(ceil_div(keys, most), case.kv_block)
+    chunk = np.maximum(ceil_div(keys, most), FLASHINFER_CHUNK)
     return ceil_div(keys, chunk)
 
 
