@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings, strategies as st
 
+from nfp_model.cost.binding import bind
+from nfp_model.cost.inputs import shape_inputs
 from nfp_model.errors import InvalidArgumentError, UnsupportedError
 from nfp_model.operators import CompressedAttention
+from nfp_model.specs.registry import load_hardware
 from nfp_model.validation.fit_tables import silicon_tables
 from nfp_model.validation.shapes import ModuleShape
 
@@ -60,6 +65,38 @@ def test_work_follows_its_definition() -> None:
     assert operator.index_flop(8).item() == 2 * 2 * 8 * (4096 + 4) / 4 * 64 * 128
     assert block(indexed=False).index_flop(8).item() == 0
     assert block(indexed=False).selecting_rows(8).item() == 0
+
+
+def test_the_compressor_multiplies_in_32_bits() -> None:
+    # Values and gates of 512, twice where compressed tokens overlap; a TF32 product takes twice the 16-bit time, 4 times the 8-bit time.
+    assert block(indexed=False).compressor_elements == 2 * 7168 * 512
+    assert block().compressor_elements == 2 * 7168 * 2 * 512
+    for dtype, times in (("bfloat16", 2.0), ("fp8_block", 4.0)):
+        operator = replace(block(indexed=False), weight_dtype=dtype)
+        _, values = shape_inputs(bind(load_hardware("b200"), operator, "sglang"), np.array([8]))
+        expected = 2 * (operator.weight_elements + (times - 1) * operator.compressor_elements)
+        assert values["row_flop"] == pytest.approx(expected, rel=1e-6)
+
+
+def test_sglang_serves_more_than_11673_rows_by_another_kernel() -> None:
+    operator = replace(block(indexed=False, batch=4), weight_dtype="fp8_block")
+    bound = bind(load_hardware("b200"), operator, "sglang")
+    assert bound.edges(4096).tolist() == [1, 11673 // 4 + 1]
+    before, after = bound.terms([2918, 2919])["attention"]
+    assert after < 0.7 * before
+    assert bind(load_hardware("b200"), operator, "vllm").edges(4096).tolist() == [1]
+
+
+@pytest.mark.silicon
+def test_more_rows_than_11673_take_less_time_each_in_the_public_timings() -> None:
+    pytest.importorskip("aiconfigurator_core")
+    found = 0
+    for curve in silicon_tables("b200_sxm", "sglang", "hca_block", "fp8_block")[0].fit:
+        rows = dict(zip((curve.tokens * curve.shape.batch_size).tolist(), curve.seconds.tolist(), strict=True))  # type: ignore[union-attr]
+        if 8192 in rows and 12288 in rows:
+            found += 1
+            assert rows[12288] / 12288 < 0.95 * rows[8192] / 8192
+    assert found > 20
 
 
 def test_an_indexer_needs_its_sizes() -> None:

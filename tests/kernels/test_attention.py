@@ -221,7 +221,7 @@ class TestTiles:
     def test_a_persistent_cta_starts_every_sequence_it_walks(self) -> None:
         counts = attention_counts(kernel("flashmla_sm90:dense"), H100, mla(16, 1024), np.array([1]))
         assert counts.waves.item() == 1
-        assert counts.hidden_starts.item() == math.ceil(1024 / 132)
+        assert counts.exposed_starts.item() == math.ceil(1024 / 132)
 
     def test_flashmla_splits_the_sms_evenly(self) -> None:
         # max(132 / 2, 1) parts of two tiles for any batch: one wave.
@@ -253,12 +253,34 @@ class TestTrtllmGen:
         ):
             if group <= tile <= first:
                 tiles = math.ceil(n / (tile // group))
-                splits = min(math.ceil(keys / 128), max(1, sms // tiles))
+                splits = min(math.ceil(keys / 256), max(1, sms // tiles))
                 costs[tile] = math.ceil(tiles * splits / sms) * (loop * keys / splits + reduction * 128 * splits)
         if 2 * math.ceil(n / max(1, first // group)) <= sms:
             assert costs[int(counts.tile_rows.item())] == pytest.approx(min(costs.values()))
         else:
             assert counts.tile_rows.item() == first
+
+    def test_a_split_has_two_key_steps_at_least(self) -> None:
+        # maxNumCtasPerSeqKv of flashinfer's fmhaKernels.cuh: ceil(keys / (2 x 128)).
+        for keys, splits in ((256, 1), (257, 2), (512, 2), (513, 3), (148 * 256, 148), (150 * 256, 148)):
+            counts = attention_counts(
+                kernel("trtllm_gen_sm100:gqa_decode"), B200, Attention(8, 1, 128, keys - 1), np.array([1])
+            )
+            assert counts.splits.item() == splits, keys
+
+    @pytest.mark.silicon
+    def test_the_second_split_shows_in_the_public_timings(self) -> None:
+        # 256 keys are walked by one CTA, 512 by two, which combine: a step in every group of heads, flat on either side.
+        pytest.importorskip("aiconfigurator_core")
+        table = silicon_tables("b200_sxm", "trtllm", "latent_attention", "fp8")[0]
+        first = {
+            (curve.shape.num_query_heads, curve.shape.context_length): float(curve.seconds[0])
+            for curve in table.fit
+            if isinstance(curve.shape, AttentionShape)
+        }
+        for heads in (4, 8, 16):
+            assert first[heads, 511] > 1.15 * first[heads, 255]
+            assert first[heads, 255] == pytest.approx(first[heads, 127], rel=0.05)
 
     def test_mla_low_latency_then_throughput(self) -> None:
         # 128 heads: CTAs of 16 rows while splits that fill the 148 SMs have at most 1024 keys, then two CTAs of 64 rows.
@@ -529,3 +551,46 @@ def test_what_sharing_an_sm_costs_needs_sharing() -> None:
     row = load_kernel("xqa_sm90:jit_fp8").rows[0]
     with pytest.raises(ValueError, match="resident is 1"):
         type(row).model_validate({**row.model_dump(), "resident": 1, "resident_cost": 1.5})
+
+
+@pytest.mark.silicon
+def test_wide_heads_of_flashinfer_step_with_every_sm_filled_once() -> None:
+    # SGLang's fp8 decode on L40S, 4 KV heads of 256, 8 keys: flat to 128 CTAs, then a step with every 142 more.
+    pytest.importorskip("aiconfigurator_core")
+    l40s = load_hardware("l40s")
+    table = silicon_tables("l40s", "sglang", "attention", "fp8")[0]
+    curve = next(
+        curve
+        for curve in table.fit
+        if isinstance(curve.shape, AttentionShape)
+        and (curve.shape.num_kv_heads, curve.shape.head_dim, curve.shape.context_length) == (4, 256, 7)
+        and not curve.shape.window
+    )
+    seconds = dict(zip(curve.tokens.tolist(), curve.seconds.tolist(), strict=True))
+    assert seconds[32] == pytest.approx(seconds[1], rel=0.1)
+    for batch in (64, 128, 256):
+        counts = attention_counts(
+            kernel("flashinfer_sm80:sglang_fp8"),
+            l40s,
+            curve.operator_record(batch),  # type: ignore[arg-type]
+            np.array([1]),
+        )
+        waves = math.ceil(4 * batch / 142)
+        assert counts.waves.item() == waves
+        step = (seconds[batch] - seconds[1]) / (waves - 1)
+        assert step == pytest.approx(5.2e-6, rel=0.15)
+
+
+@pytest.mark.silicon
+def test_flashmla_starts_take_the_longer_the_more_heads_a_tile_holds() -> None:
+    # One cached key, 1024 sequences on H100: starts alone. 128 heads are two tiles of 64, 4 heads one of 4 rows.
+    pytest.importorskip("aiconfigurator_core")
+    table = silicon_tables("h100_sxm5", "trtllm", "latent_attention", "bfloat16")[0]
+    per_start = {}
+    for curve in table.fit:
+        if isinstance(curve.shape, AttentionShape) and curve.shape.context_length == 1:
+            heads = curve.shape.num_query_heads
+            added = float(curve.seconds[curve.tokens == 1024][0] - curve.seconds[0])
+            per_start[heads] = added / (1024 * math.ceil(heads / 64) / 132)
+    assert 1.2 < per_start[16] / per_start[4] < 1.6
+    assert 2.0 < per_start[128] / per_start[4] < 3.5

@@ -107,7 +107,7 @@ def bind(hardware: HardwareSpec, operator: Operator, backend: str | None) -> Bou
     calibration, fit = constants_for(hardware, operator, backend)
     kernel = kernel_for(hardware, operator, backend)
     fit = as_held(fit, kernel) if calibration.backend == "uncalibrated" else fit
-    return BoundOperator(operator, hardware, kernel, fit, calibration.name)
+    return BoundOperator(operator, hardware, kernel, fit, calibration.name, backend)
 
 
 def as_held(fit: Fit, kernel: Kernel | None) -> Fit:

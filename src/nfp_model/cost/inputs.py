@@ -52,12 +52,29 @@ TILE_COST_ROWS = (8, 16, 32, 64, 128)
 TILE_COST = (1.0 / 1.68, 1.2 / 1.68, 1.48 / 1.68, 1.0, 2.2 / 1.68)
 """Relative time of a key step by query-tile rows, 64 rows = 1: FlashInfer's TRT-LLM-gen cost table (fmhaKernels.cuh)."""
 
+ROW_COST_ROWS = 16
+"""Query rows a kernel file's ``row_cost`` is stated for [rows]."""
 
 SPARSE_TILE_HEADS = 128
 SPARSE_TILE_KEYS = 128
 """Query heads of one token, and keys, that sparse attention over a compressed cache is padded to [heads], [tokens]: inferred from
 the public timings of B200 and H100, fit half, where 8 to 128 heads take nearly the same time (64 heads and single keys leave
 twice the error of shapes left out in turn)."""
+
+HOPPER_TILE_HEADS = 64
+"""The same on Hopper where all compressed tokens are seen: inferred from H100, fit half, shapes left out in turn: vLLM 3.2 % against
+6.8 with 128, SGLang 4.1 against 4.8 (bf16), 6.4 against 6.8 (fp8)."""
+
+FP32_MATRIX_TIME = 2.0
+"""Matrix time of 32-bit operands, as TF32, over 16-bit ones, by every data sheet since Ampere [-]. The compressor of DeepSeek-V4 holds
+its weights in 32 bits (deepseek-ai/DeepSeek-V4, inference/model.py, ``Compressor``)."""
+
+SPARSE_PREFILL_ROWS = 11673
+SPARSE_PREFILL_SHARE = 0.6
+"""Rows up to which SGLang runs attention over a compressed cache through the kernel for decoding, beyond through the one for sparse
+prefill [rows] (``_LARGE_INDEXER_QUERY_THRESHOLD``, sgl-project/sglang, ``layers/attention/dsv4/metadata.py``), and the attention time of
+that one over the other's [-]: inferred on B200, fit half, between 10240 and 12288 rows (slope over the compressed tokens). On other
+generations no such row was timed."""
 
 RANKED_TOKENS = 2048
 """Most compressed tokens a row's selection compares pair by pair [tokens] (``kNumFinalItems`` of ``topKPerRowJob``,
@@ -229,7 +246,11 @@ def attention_inputs(bound: BoundOperator, operator: Attention, positions: IntAr
     assert isinstance(kernel, AttentionKernel)
     counts = attention_counts(kernel, hardware, operator, positions)
     cache = attention_bytes(operator, positions) * (1.0 + counts.masked_keys / counts.keys)
-    width = (operator.head_dim + operator.values_dim) / 256.0 * element_type(operator.kv_dtype).bytes / 2.0
+    width = (operator.head_dim + operator.values_dim) / 256.0
+    tile_cost = np.interp(counts.tile_rows, TILE_COST_ROWS, TILE_COST)
+    rows = positions * operator.group_size / counts.query_tiles
+    # A CTA's start takes the longer, the more rows of its tile are queries.
+    start = 1.0 + kernel.row_cost * rows / ROW_COST_ROWS * width / tile_cost
     return {
         "bandwidth": hardware.memory_bandwidth_bytes_per_s * counts.filled**kernel.unfilled_exponent,
         "peak": attention_peak(kernel, hardware, operator),
@@ -237,13 +258,13 @@ def attention_inputs(bound: BoundOperator, operator: Attention, positions: IntAr
         "side_bytes": query_bytes(operator, positions)
         + (kernel.cache_traffic - 1.0 + read_again(hardware, counts, cache)) * cache,
         "waves": counts.waves,
-        "hidden_starts": counts.hidden_starts,
-        "exposed_starts": counts.exposed_starts,
+        "hidden_starts": counts.hidden_starts * start,
+        "exposed_starts": counts.exposed_starts * start,
         "passes": counts.passes,
         "planned": counts.planned,
         "key_steps": counts.key_steps,
-        "step_width": width * counts.step_cost,
-        "tile_cost": np.interp(counts.tile_rows, TILE_COST_ROWS, TILE_COST),
+        "step_width": width * element_type(operator.kv_dtype).bytes / 2.0 * counts.step_cost,
+        "tile_cost": tile_cost,
         "padded_flop": _padded_attention_flop(operator, counts),
         "fair_step": STEP_BYTES * hardware.sm_count / hardware.memory_bandwidth_bytes_per_s,
     }
@@ -254,23 +275,31 @@ def read_again(hardware: HardwareSpec, counts: AttentionCounts, cache: FloatArra
     return np.asarray(counts.late_tiles * (cache / counts.splits > (hardware.l2_bytes or 0.0)))
 
 
+def sparse_prefill_rows(bound: BoundOperator) -> int:
+    """Most rows the backend's decode kernel takes before another serves them; a number never reached where it knows none [rows]."""
+    return SPARSE_PREFILL_ROWS if (bound.backend, bound.hardware.generation) == ("sglang", "blackwell") else 2**62
+
+
 def block_inputs(bound: BoundOperator, operator: CompressedAttention, positions: IntArray) -> dict[str, Any]:
     """Shape inputs of the equation of an attention block, shape (positions,)."""
     hardware, rows = bound.hardware, positions * float(operator.batch_size)
-    sixteen = hardware.peak_flop_per_s["bfloat16"]
+    sixteen, peak = hardware.peak_flop_per_s["bfloat16"], hardware.peak(operator.weight_dtype, "bfloat16")
+    tile = HOPPER_TILE_HEADS if hardware.generation == "hopper" and not operator.index_heads else SPARSE_TILE_HEADS
+    slower = operator.compressor_elements * (FP32_MATRIX_TIME * peak / sixteen - 1.0)
     return {
         "bandwidth": hardware.memory_bandwidth_bytes_per_s,
-        "peak": hardware.peak(operator.weight_dtype, "bfloat16"),
+        "peak": peak,
         "attention_peak": sixteen,
         "index_peak": hardware.peak_flop_per_s.get("fp8", sixteen),
         "weight_bytes": operator.weight_bytes,
         "rows": rows,
-        "row_flop": 2.0 * operator.weight_elements,
+        "row_flop": 2.0 * (operator.weight_elements + slower),
         "padded_flop": operator.attention_flop(
             positions,
-            float(round_up(operator.num_query_heads, SPARSE_TILE_HEADS)),
+            float(round_up(operator.num_query_heads, tile)),
             ceil_ratio(operator.keys_seen(positions), SPARSE_TILE_KEYS) * SPARSE_TILE_KEYS,
-        ),
+        )
+        * np.where(rows > sparse_prefill_rows(bound), SPARSE_PREFILL_SHARE, 1.0),
         # One position goes through the decode path, which shows no such step in the public timings.
         "selection_waves": ceil_ratio(operator.selecting_rows(positions), hardware.sm_count) * (positions > 1),
         "ranking_waves": operator.ranked_pairs(positions, RANKED_TOKENS) / RANKED_TOKENS**2 / hardware.sm_count,

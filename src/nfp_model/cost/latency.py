@@ -10,7 +10,14 @@ import numpy as np
 import numpy.typing as npt
 
 from nfp_model.cost.compiled import evaluate
-from nfp_model.cost.inputs import constant_inputs, equation_inputs, gemm_inputs, shape_inputs, useful_matrix_seconds
+from nfp_model.cost.inputs import (
+    constant_inputs,
+    equation_inputs,
+    gemm_inputs,
+    shape_inputs,
+    sparse_prefill_rows,
+    useful_matrix_seconds,
+)
 from nfp_model.cost.tile_choice import TileTable, tile_table
 from nfp_model.kernels.attention import attention_edges, attention_row
 from nfp_model.kernels.counts import FloatArray, GemmCounts, IntArray, KernelRow
@@ -20,6 +27,7 @@ from nfp_model.kernels.moe import moe_edges, moe_row
 from nfp_model.kernels.steps import BLOCK_ROWS, ceil_div
 from nfp_model.operators import (
     Attention,
+    CompressedAttention,
     Elementwise,
     FusedMoE,
     Gemm,
@@ -50,6 +58,8 @@ class BoundOperator:
         Constants and where they come from.
     calibration : str
         Name of the file the constants stand in.
+    backend : str
+        Whose rules apply to blocks, which have no kernel file; ``uncalibrated`` for none's.
     """
 
     operator: Operator
@@ -57,6 +67,7 @@ class BoundOperator:
     kernel: Kernel | None
     fit: Fit
     calibration: str
+    backend: str = "uncalibrated"
 
     def seconds(self, tokens: npt.ArrayLike) -> FloatArray:
         """Latency of one launch over ``tokens`` rows (GEMM, MoE, streams) or query positions (attention) [s]."""
@@ -115,6 +126,9 @@ class BoundOperator:
             return moe_edges(self.kernel, self.hardware, self.operator, max_tokens)
         if isinstance(self.operator, Attention) and isinstance(self.kernel, AttentionKernel):
             return attention_edges(self.kernel, self.hardware, self.operator, max_tokens)
+        if isinstance(self.operator, CompressedAttention):
+            large = sparse_prefill_rows(self) // self.operator.batch_size + 1
+            return np.array([1, large] if 1 < large <= max_tokens else [1], dtype=np.int64)
         if isinstance(self.operator, Elementwise):
             return _elementwise_edges(self.operator, max_tokens)
         return np.array([1], dtype=np.int64)

@@ -16,6 +16,9 @@ from nfp_model.kernels.steps import blocks_below, ceil_div, floor_div, next_powe
 SPLIT_LIMIT = 128
 """Most splits FlashAttention considers [-] (``num_splits_heuristic``)."""
 
+FLASHINFER_CHUNK = 128
+"""Fewest keys of a FlashInfer chunk [tokens] (``attention/scheduler.cuh``, ``min_kv_chunk_size``)."""
+
 SGLANG_SPLIT_KEYS = 32
 """Keys of a split of SGLang's Triton decode are a multiple of this [tokens] (``_MIN_BLOCK_KV``)."""
 
@@ -134,17 +137,17 @@ def flashinfer_splits(case: SplitCase) -> FloatArray:
     budget = floor_div(2 * case.sm_count, case.num_kv_heads)
     most = np.maximum(floor_div(budget, case.tiles * case.batch_size), 1.0)
     keys = np.maximum(case.keys, 1.0)
-    chunk = np.maximum(ceil_div(keys, most), case.kv_block)
+    chunk = np.maximum(ceil_div(keys, most), FLASHINFER_CHUNK)
     return ceil_div(keys, chunk)
 
 
 def trtllm_gen_splits(case: SplitCase) -> FloatArray:
-    """TRT-LLM-gen: fill the SMs once, min(ceil(keys / KV step), max(1, floor(SM / CTAs))).
+    """TRT-LLM-gen: fill the SMs once, two KV steps a split at least: min(ceil(keys / (2 KV step)), max(1, floor(SM / CTAs))).
 
-    TensorRT-LLM ``kernels/trtllmGenKernels/fmha/fmhaKernels.h :: computeNumCtas``.
+    flashinfer ``trtllm/fmha/fmhaKernels.cuh :: computeCtaAndClusterConfig``.
     """
     room = np.maximum(floor_div(case.sm_count, case.ctas), 1.0)
-    return np.minimum(case.kv_blocks, room)
+    return np.minimum(ceil_div(np.maximum(case.keys, 1.0), 2 * case.kv_block), room)
 
 
 def sglang_triton_splits(case: SplitCase) -> FloatArray:
@@ -231,7 +234,8 @@ def mmha_splits(case: SplitCase) -> FloatArray:
 
 def fill_splits(case: SplitCase) -> FloatArray:
     """Enough splits to fill the SMs once, one KV block each at least: where a kernel splits but its rule is not public."""
-    return trtllm_gen_splits(case)
+    room = np.maximum(floor_div(case.sm_count, case.ctas), 1.0)
+    return np.minimum(case.kv_blocks, room)
 
 
 def _wave_search(ctas: FloatArray, kv_blocks: FloatArray, slots: int, skip_equal: bool) -> FloatArray:

@@ -83,10 +83,15 @@ class CompressedAttention:
         """Weights of every projection on this rank [elements]."""
         heads, h = self.num_query_heads * self.head_dim, self.hidden_size
         queries = self.query_rank * (h + heads)
-        cache = h * self.head_dim + 2 * h * self.head_dim * (2 if self.index_heads else 1)
+        cache = h * self.head_dim + self.compressor_elements
         output = self.output_rank * (heads + self.output_groups * h)
         index = self.index_heads * (self.query_rank * self.index_dim + h) + 4 * h * self.index_dim
         return queries + cache + output + (index if self.index_heads else 0)
+
+    @property
+    def compressor_elements(self) -> int:
+        """Weights that compress the cache, values and gates; twice as many where compressed tokens overlap [elements]."""
+        return 2 * self.hidden_size * self.head_dim * (2 if self.index_heads else 1)
 
     @property
     def weight_bytes(self) -> float:

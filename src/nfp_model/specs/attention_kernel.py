@@ -177,6 +177,8 @@ class AttentionKernel(Spec):
         An 8-bit cache is multiplied in 8 bits, the queries being quantised too.
     unfilled_exponent : float
         The bandwidth a kernel of few CTAs per SM draws falls with the share of its SM slots that are filled, to this power [-].
+    row_cost : float
+        Time a CTA takes to fetch 16 query rows of width 128 and to write their outputs, over its start with a tile of 64 [-].
     notes : tuple of str
         What the rule leaves out.
     """
@@ -193,6 +195,7 @@ class AttentionKernel(Spec):
     cache_traffic: float = Field(default=1.0, ge=1)
     eight_bit_math: bool = False
     unfilled_exponent: float = Field(default=0.0, ge=0)
+    row_cost: float = Field(default=0.0, ge=0)
     notes: tuple[str, ...] = ()
 
     @model_validator(mode="after")

@@ -51,12 +51,15 @@ class Replay:
         Time of the cache from L2 over the same bytes from memory [-].
     first_access_s : float
         Fixed time the first access to memory adds and a replay saves [s].
+    step : float
+        Time of a CTA's key steps after its first, from L2 over from memory [-].
     combination : float
         Time of combining splits whose CTAs end together over that of CTAs streaming from memory [-].
     """
 
     stream: float
     first_access_s: float
+    step: float = 1.0
     combination: float = 1.0
 
 
@@ -64,13 +67,21 @@ REPLAYS: dict[str, Replay] = {
     "ampere": Replay(1.0, 5.5e-6),
     "ada": Replay(0.2, 1.5e-6),
     "hopper": Replay(1.0, 4e-6),
-    "blackwell": Replay(1.0, 3e-6, 1.0 / 3.0),
+    "blackwell": Replay(0.5, 3e-6, step=0.5),
     "blackwell_rtx": Replay(0.35, 3e-6),
 }
 """By GPU generation."""
 
+LATENT_REPLAYS = {
+    **REPLAYS,
+    "blackwell": Replay(1.0, 3e-6, combination=1.0 / 3.0),
+    "blackwell_rtx": Replay(0.35, 3e-6, step=0.85),
+}
+"""The same for MLA in its absorbed form."""
+
 OTHER_REPLAY = Replay(0.5, 4e-6)
 """Of any other generation."""
+
 
 PARALLEL_WEIGHT = 0.2
 """Weight of all MoE layers over several ranks, most of the published curves, against those on one GPU [-]."""
@@ -82,7 +93,7 @@ LENT_WEIGHT = 0.2
 """Weight of such a group against the table's own: int4 of Marlin on H100 and H200, its fit half, shapes left out, 5.7 to 7.9 % with
 0.1 to 0.3, 8.3 to 9.5 % with 1 [-]."""
 
-BEYOND_WEIGHT = 3.0
+BEYOND_WEIGHT = 6.0
 """Weight of a point whose cache lies in memory, as in serving, over one replayed from L2 [-]."""
 
 MEASURED_AS = {constants: measured for measured, constants in CALIBRATED_AS.items()}
@@ -242,7 +253,8 @@ def collect(
             if isinstance(bound.kernel, MoEKernel):
                 rules[tuple(bound.kernel.held.items())] += tokens.size
             if curve.beyond_l2 is not None:
-                shape |= _replayed(shape, ~curve.beyond_l2[points], REPLAYS.get(gpu.generation or "", OTHER_REPLAY))
+                replays = LATENT_REPLAYS if operator == "latent_attention" else REPLAYS
+                shape |= _replayed(shape, ~curve.beyond_l2[points], replays.get(gpu.generation or "", OTHER_REPLAY))
             parts.append(_flat(shape, tokens.size))
             owners.append((index, points))
         if advance is not None:
@@ -264,10 +276,12 @@ def collect(
 
 def _replayed(shape: Mapping[str, Any], resident: BoolArray, replay: Replay) -> dict[str, Any]:
     """Inputs of points whose cache may lie in L2, and what they save of the fixed time [s]."""
+    first = np.minimum(shape["key_steps"], 1.0)
     return {
         "resident": resident,
         "saved": replay.first_access_s * resident,
         "kv_bytes": shape["kv_bytes"] * np.where(resident, replay.stream, 1.0),
+        "key_steps": first + (shape["key_steps"] - first) * np.where(resident, replay.step, 1.0),
         "passes": shape["passes"] * np.where(resident, replay.combination, 1.0),
     }
 
@@ -297,7 +311,7 @@ def _pieces(
 
 
 def _bound(operator: Operator, hardware: HardwareSpec, backend: str, prior: Fit) -> BoundOperator:
-    return BoundOperator(operator, hardware, kernel_for(hardware, operator, backend), prior, "uncalibrated")
+    return BoundOperator(operator, hardware, kernel_for(hardware, operator, backend), prior, "uncalibrated", backend)
 
 
 def _flat(shape: Mapping[str, Any], tokens: int) -> tuple[dict[str, npt.NDArray[Any]], int]:

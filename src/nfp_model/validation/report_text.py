@@ -30,9 +30,9 @@ METHOD = """## How it is scored
 - **Baselines**: 16 rows for GEMM (past the special kernels for a few rows), every expert touched (M k >= 4 E) for MoE, 1 elsewhere.
 - A row counts as **met** when MAPE and boundary both are; a curve the model refuses counts as missed. Where the table records points
   twice, the noise between the recordings is shown by the same statistics, and where it is larger than a goal the goal is 1.2 times it.
-- **L2 replays**: decode-attention timings replay one cache. Two or three numbers a GPU generation, shared by all of its tables and
-  beside the fitted constants (`REPLAYS` in `validation/fit_points.py`), say how much faster a cache inside L2 is read again; they are
-  used where such points are fitted and scored, and in no prediction. Rows "KV beyond L2" do not depend on them.
+- **L2 replays**: decode-attention timings replay one cache. Two to four numbers a GPU generation, shared by all of its tables and
+  beside the fitted constants (`REPLAYS` and `LATENT_REPLAYS` in `validation/fit_points.py`), say how much faster a cache inside L2 is
+  read again; they are used where such points are fitted and scored, and in no prediction. Rows "KV beyond L2" do not depend on them.
 - **Band**: share of points inside the 80 % band.
 - **Uncalibrated** rows use the constants fitted without the GPU's generation, with the backend's kernel rules; **sibling**
   rows those of another GPU of the generation.
