@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -103,7 +104,8 @@ def test_known_percentage_and_boundary_errors() -> None:
     row = row_score(KEY, [right, case(FLAT_THEN_DOUBLE, late, "late"), right])
     assert row.ours.mape == 0.0
     (worst,) = row.worst
-    assert (worst.name, worst.mape, worst.cause) == ("late", pytest.approx((7 * 0.1 + 0.45) / 8), "step")
+    assert (worst.name, worst.mape) == ("late", pytest.approx((7 * 0.1 + 0.45) / 8))
+    assert (worst.cause, worst.tokens) == ("step", 64)
     error = row.ours.boundaries["0.2|1"]
     assert (error.curves, error.median, error.signed_median) == (3, 0.0, 0.0)
     assert error.p90 == pytest.approx(0.8)  # of 0, 0, 1 by linear interpolation
@@ -201,12 +203,14 @@ def test_a_shape_is_left_out_of_its_own_interpolation() -> None:
 @pytest.mark.parametrize(
     ("predicted", "measured", "expected"),
     [
-        (1.3 * FLAT_THEN_DOUBLE, FLAT_THEN_DOUBLE, "level"),
-        (FLAT_THEN_DOUBLE, np.where(TOKENS == 8, 14.0, FLAT_THEN_DOUBLE), "measured falls"),
-        (10.0 * TOKENS**0.1, np.full(TOKENS.size, 10.0), "slope"),
+        (1.3 * FLAT_THEN_DOUBLE, FLAT_THEN_DOUBLE, ("level", 1)),
+        (FLAT_THEN_DOUBLE, np.where(TOKENS == 8, 14.0, FLAT_THEN_DOUBLE), ("measured falls", 16)),
+        (10.0 * TOKENS**0.1, np.full(TOKENS.size, 10.0), ("slope", 128)),
     ],
 )
-def test_the_kind_of_error_is_named(predicted: np.ndarray, measured: np.ndarray, expected: str) -> None:
+def test_the_kind_of_error_and_its_place_are_named(
+    predicted: np.ndarray, measured: np.ndarray, expected: tuple[str, int]
+) -> None:
     assert cause(case(measured, predicted)) == expected
 
 
@@ -315,7 +319,16 @@ def test_the_page_holds_command_goals_and_numbers(tmp_path: Path) -> None:
     assert "10.0 %" in page
     assert "missed: 0 of 1" in text_table(report)
     written = write_docs(report, tmp_path)
-    assert {path.name for path in written} >= {"validation.md", "scores.json", "parity.png", "residual.png"}
+    assert {path.name for path in written} >= {
+        "validation.md",
+        "scores.json",
+        "worst.csv",
+        "parity.png",
+        "residual.png",
+    }
+    with open(tmp_path / "validation" / "worst.csv", encoding="utf-8") as file:
+        (one,) = csv.DictReader(file)
+    assert (one["gpu"], one["curve"], one["kind"]) == (KEY.gpu, row.worst[0].name, "level")
     scores = json.loads((tmp_path / "validation" / "scores.json").read_text(encoding="utf-8"))
     assert scores["rows"][0]["predictors"]["model"]["mape"] == pytest.approx(0.1)
     assert scores["goals"][0]["missed"] == [str(KEY)]

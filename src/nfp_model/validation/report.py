@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -81,8 +82,27 @@ def _listed(value: object) -> str:
     return "[\n" + ",\n".join(json.dumps(item, separators=(",", ":")) for item in value) + "\n]"
 
 
+WORST_COLUMNS = ("goal", "gpu", "backend", "dtype", "setting", "constants", "curve", "mape", "kind", "tokens")
+
+
+def write_worst(report: ScoreReport, path: Path) -> None:
+    """Every one of the worst 5 % of curves of the judged rows as CSV, the worst of each goal first."""
+    with open(path, "w", encoding="utf-8", newline="") as file:
+        table = csv.writer(file, lineterminator="\n")
+        table.writerow(WORST_COLUMNS)
+        for result in judged(report.rows):
+            found = [(verdict.row.key, one) for verdict in result.verdicts for one in verdict.row.worst]
+            table.writerows(
+                (
+                    result.goal.title, key.gpu, key.backend, key.dtype, key.setting, key.constants, one.name, f"{one.mape:.4f}",
+                    one.cause, one.tokens,
+                )
+                for key, one in sorted(found, key=lambda pair: -pair[1].mape)
+            )  # fmt: skip
+
+
 def write_docs(report: ScoreReport, folder: Path) -> tuple[Path, ...]:
-    """``validation.md``, ``validation/scores.json`` and the pictures of a report.
+    """``validation.md``, ``validation/scores.json``, ``validation/worst.csv`` and the pictures of a report.
 
     Parameters
     ----------
@@ -102,9 +122,10 @@ def write_docs(report: ScoreReport, folder: Path) -> tuple[Path, ...]:
     inside.mkdir(parents=True, exist_ok=True)
     pictures = write_plots(report, inside)
     write_json(report, inside / "scores.json")
+    write_worst(report, inside / "worst.csv")
     page = folder / "validation.md"
     page.write_text(markdown(report, pictures), encoding="utf-8")
-    return (page, inside / "scores.json", *pictures)
+    return (page, inside / "scores.json", inside / "worst.csv", *pictures)
 
 
 def markdown(report: ScoreReport, pictures: Sequence[Path] = ()) -> str:
@@ -137,4 +158,4 @@ def markdown(report: ScoreReport, pictures: Sequence[Path] = ()) -> str:
     return "\n".join(part.rstrip("\n") + "\n" for part in parts if part)
 
 
-__all__ = ["markdown", "text_table", "write_docs", "write_json"]
+__all__ = ["markdown", "text_table", "write_docs", "write_json", "write_worst"]

@@ -247,7 +247,10 @@ def worst_table(results: Sequence[GoalResult]) -> str:
             (result.goal.title, where, f"`{one.name.replace('|', ' ')}`", percent(mape), one.cause)
             for mape, where, one in worst[:3]
         ]
-    words = "The worst 5 % of curves of every row, at least one, by the kind of error that dominates:\n\n"
+    words = (
+        "The worst 5 % of curves of every row, at least one, by the kind of error that dominates; each one with its kind and the tokens "
+        "where it sits is in `validation/worst.csv`:\n\n"
+    )
     causes = "\n".join(f"- **{name}**: {what}." for name, what in CAUSES.items()) + "\n"
     text = words + causes + "\n" + table(("goal", "curves", *CAUSES), kinds)
     return text + "\nThe three worst of every goal:\n\n" + table(("goal", "where", "curve", "MAPE", "kind"), lines)

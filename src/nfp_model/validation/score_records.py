@@ -190,11 +190,12 @@ class Evidence:
 
 @dataclass(frozen=True)
 class WorstCurve:
-    """One of the worst curves of a row: its name, its MAPE [-], and what kind of error it is; see ``score_rows.cause``."""
+    """One of the worst curves of a row: its name, its MAPE [-], what kind of error it is and at which tokens; see ``score_rows.cause``."""
 
     name: str
     mape: float
     cause: str
+    tokens: int
 
 
 @dataclass(frozen=True)

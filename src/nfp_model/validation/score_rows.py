@@ -97,33 +97,38 @@ def row_score(
         own_over_prediction={
             name: summary for name, (_, own, left) in ratios.items() if (summary := ratio_summary(own, left))
         },
-        worst=tuple(WorstCurve(cases[i].name, float(errors[i]), cause(cases[i])) for i in worst),
+        worst=tuple(WorstCurve(cases[i].name, float(errors[i]), *cause(cases[i])) for i in worst),
         evidence=evidence_of(cases, order, {name: (idle, own) for name, (idle, own, _) in ratios.items()})
         if references
         else None,
     )
 
 
-def cause(case: CurveCase) -> str:
-    """What kind of error dominates a curve.
+def cause(case: CurveCase) -> tuple[str, int]:
+    """What kind of error dominates a curve, and at which tokens.
 
     ``measured falls``: a measured latency falls by a fifth or more as tokens rise, which no smooth term explains (kernel
     switch or fault of the data); ``level``: a constant factor, little is left once it is taken out; ``step``: one place where
-    predicted and measured part by half their whole spread; ``slope`` otherwise.
+    predicted and measured part by half their whole spread; ``slope`` otherwise. The tokens are those the latency falls or steps at, else
+    those of the largest error.
 
     Parameters
     ----------
     case : CurveCase
         With at least one point.
     """
+    tokens = case.tokens[case.judged]
     ratio = np.log(case.predicted[case.judged] / case.measured[case.judged])
     rises = np.diff(np.log(case.measured[case.judged]))
     if rises.size and float(rises.min()) < np.log(0.8):
-        return "measured falls"
+        return "measured falls", int(tokens[rises.argmin() + 1])
+    largest = int(tokens[np.abs(ratio).argmax()])
     if np.mean(np.abs(ratio - np.median(ratio))) < 0.5 * np.mean(np.abs(ratio)):
-        return "level"
+        return "level", largest
     parts = np.abs(np.diff(ratio))
-    return "step" if parts.size and parts.max() > 0.5 * np.ptp(ratio) else "slope"
+    if parts.size and parts.max() > 0.5 * np.ptp(ratio):
+        return "step", int(tokens[parts.argmax() + 1])
+    return "slope", largest
 
 
 def with_fitted_roofline(cases: Sequence[CurveCase]) -> list[CurveCase]:
