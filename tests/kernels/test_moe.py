@@ -190,8 +190,7 @@ def test_mixtral_on_h100_steps_between_256_and_320_tokens() -> None:
     # Public timings (aiconfigurator, vLLM 0.24.0, bf16, balanced): 1065 -> 1844 us from 256 to 320 tokens on H100.
     counts = moe_counts(kernel(VLLM), H100, mixtral(routing="balanced"), np.array([256, 320, 512]))
     assert counts.row_blocks.tolist() == [8, 16, 16]
-    assert counts.rereads_up.all()
-    assert counts.rereads_down.all()
+    assert counts.rereads_up.tolist() == counts.rereads_down.tolist() == [1, 1, 1]
 
 
 def test_mixtral_on_h200_runs_the_shipped_tuned_file() -> None:
@@ -204,10 +203,32 @@ def test_mixtral_on_h200_runs_the_shipped_tuned_file() -> None:
     assert "E=8,N=14336,device_name=NVIDIA_H200.json" in row.source
 
 
-def test_weights_that_fit_in_l2_are_not_read_again() -> None:
+def test_weights_that_fit_in_l2_are_hardly_read_again() -> None:
     # One Qwen3-30B-A3B expert is 6.3 + 3.1 MB against 50 MB of L2.
     counts = moe_counts(kernel(VLLM), H100, qwen(), np.array([256]))
-    assert not counts.rereads_up.any()
+    assert 0 < counts.rereads_down[0] < counts.rereads_up[0] < 0.05
+
+
+@pytest.mark.parametrize(
+    ("hidden", "width", "top_k", "experts", "dtype", "one", "two"),
+    [
+        (6144, 2560, 8, 160, "bfloat16", 2072, 2534),
+        (5120, 8192, 1, 128, "bfloat16", 4388, 7508),
+        (4096, 2048, 8, 256, "bfloat16", 1778, 2052),
+        (5120, 8192, 1, 128, "fp8", 2261, 2871),
+    ],
+)
+def test_second_block_reads_again_what_the_public_timings_of_b200_show(
+    hidden: int, width: int, top_k: int, experts: int, dtype: str, one: int, two: int
+) -> None:
+    """aiconfigurator-core, vLLM 0.24.0, balanced, fit half: 8 rows an expert [us] and 10 to 16 of them, in two blocks of 8."""
+    operator = FusedMoE(hidden, width, experts, top_k, dtype, routing="balanced")
+    counts = moe_counts(kernel(GEN), B200, operator, np.array([16 * experts // top_k]))
+    again = (counts.rereads_up[0] * operator.up_bytes + counts.rereads_down[0] * operator.down_bytes) / (
+        operator.up_bytes + operator.down_bytes
+    )
+    # A tenth of the time is the second block's even where nothing is evicted.
+    assert two / one == pytest.approx(1.1 + again, abs=0.07)
 
 
 def test_mixtral_on_b200_steps_where_the_tile_is_outgrown() -> None:
@@ -216,7 +237,7 @@ def test_mixtral_on_b200_steps_where_the_tile_is_outgrown() -> None:
         kernel(GEN), B200, mixtral(routing="balanced"), np.array([32, 48, 64, 128, 256, 512, 768, 1024])
     )
     assert counts.row_blocks.tolist() == [8, 16, 16, 16, 16, 16, 24, 32]
-    assert counts.rereads_up.all()
+    assert (counts.rereads_up == 1).all()
 
 
 def test_waves_are_the_blocks_of_both_gemms_over_the_sms() -> None:

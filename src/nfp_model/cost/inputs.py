@@ -125,8 +125,8 @@ def constant_inputs(constants: Constants, shape: Mapping[str, Any]) -> dict[str,
     if isinstance(constants, MoEConstants):
         return common | {
             "fixed_time": constants.fixed_time_s * shape["fixed_share"],
-            "reread_up": np.where(shape["rereads_up"], 1.0, constants.reread_share * shape["reread_weight"]),
-            "reread_down": np.where(shape["rereads_down"], 1.0, constants.reread_share * shape["reread_weight"]),
+            "reread_up": _reread(shape["rereads_up"], constants.reread_share * shape["reread_weight"]),
+            "reread_down": _reread(shape["rereads_down"], constants.reread_share * shape["reread_weight"]),
             "activation_efficiency": constants.activation_efficiency,
             "wave_time": constants.wave_time_s,
             "expert_time": constants.expert_time_s,
@@ -146,6 +146,11 @@ def constant_inputs(constants: Constants, shape: Mapping[str, Any]) -> dict[str,
         "step_time": constants.step_share * shape["fair_step"],
         "split_time": constants.split_time_s,
     }
+
+
+def _reread(evicted: FloatArray, share: FloatArray) -> FloatArray:
+    """Share of a GEMM's weights that a further block reads again: what left the cache meanwhile, and the fitted share of the rest."""
+    return evicted + (1.0 - evicted) * share
 
 
 def gemm_inputs(
