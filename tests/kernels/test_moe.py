@@ -19,7 +19,7 @@ from nfp_model.specs.moe_kernel import MoEKernel
 from nfp_model.specs.registry import load_hardware
 
 H100, H200, A100, B200, L40S = (load_hardware(name) for name in ("h100", "h200", "a100", "b200_sxm", "l40s"))
-VLLM = "triton_moe_vllm:default_16bit_fp8_int8"
+VLLM = "triton_moe_vllm:default_16bit_int8"
 VLLM_BLOCK = "triton_moe_vllm:default_fp8_block"
 GEN = "trtllm_gen_moe:untuned"
 
@@ -387,3 +387,31 @@ def test_general_constants_give_way_to_those_a_kernel_holds() -> None:
     assert isinstance(bound.kernel, MoEKernel)
     assert bound.kernel.held.items() <= bound.fit.constants.items()
     assert bound.kernel.key == "torch_grouped_mm_sm100:experts"
+
+
+@pytest.mark.parametrize(
+    ("name", "gpu", "tokens", "before", "after"),
+    [
+        # aiconfigurator-core, balanced, fit half, (4096, 2048, k 8, E 256) in bf16 [us]: SGLang at M = E, vLLM at 64 rows.
+        ("triton_moe_sglang:default_16bit", "h200", (256, 320), 3027, 4603),
+        ("triton_moe_sglang_small_smem:default_16bit", "l40s", (256, 320), 18982, 29468),
+        ("triton_moe_sglang_small_smem:default_16bit", "rtx_pro_6000", (256, 320), 8541, 13406),
+        ("triton_moe_vllm:default_16bit_int8", "l40s", (64, 80), 17754, 19211),
+        ("triton_moe_vllm:default_16bit_int8", "h200", (64, 80), 2886, 3019),
+    ],
+)
+def test_short_runs_slow_the_weight_stream_as_public_timings_show(
+    name: str, gpu: str, tokens: tuple[int, int], before: int, after: int
+) -> None:
+    operator = FusedMoE(4096, 2048, 256, 8, routing="balanced")
+    counts = moe_counts(kernel(name), load_hardware(gpu), operator, np.array(tokens))
+    ratio = counts.stream_slowed[1] / counts.stream_slowed[0]
+    assert ratio == pytest.approx(after / before, rel=0.12)
+
+
+def test_runs_of_8_bit_weights_keep_their_length() -> None:
+    """vLLM, get_default_config: a depth of 128 at any M for fp8, 128 and then 64 for 16 bits."""
+    tokens = np.array([64, 80, 1024])
+    fp8 = moe_blocks(kernel("triton_moe_vllm:default_fp8"), H100, FusedMoE(4096, 2048, 256, 8, "fp8"), tokens)
+    assert fp8.depth.tolist() == [128, 128, 128]
+    assert moe_blocks(kernel(VLLM), H100, FusedMoE(4096, 2048, 256, 8), tokens).depth.tolist() == [128, 64, 64]

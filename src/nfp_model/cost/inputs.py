@@ -41,7 +41,16 @@ if TYPE_CHECKING:
     from nfp_model.cost.latency import BoundOperator
 
 HELPERS = frozenset(
-    {"rereads_up", "rereads_down", "reread_weight", "fixed_share", "fair_step", "launches", "reductions"}
+    {
+        "rereads_up",
+        "rereads_down",
+        "reread_weight",
+        "fixed_share",
+        "stream_slowed",
+        "fair_step",
+        "launches",
+        "reductions",
+    }
 )
 """Shape inputs that are no symbols: what the constants are applied to."""
 
@@ -79,8 +88,8 @@ def shape_inputs(
     """Equation kind and everything the fitted constants do not touch: datasheet, shape, exact counts.
 
     A fit computes these once per shape and moves only :func:`constant_inputs`. Besides symbols, the mapping holds what the
-    constants are applied to: ``rereads_up``, ``rereads_down``, ``reread_weight`` and
-    ``fixed_share`` (MoE), ``fair_step`` (attention), ``launches`` and ``reductions`` (streams).
+    constants are applied to: ``rereads_up``, ``rereads_down``, ``reread_weight``,
+    ``fixed_share`` and ``stream_slowed`` (MoE), ``fair_step`` (attention), ``launches`` and ``reductions`` (streams).
     """
     operator = bound.operator
     if isinstance(operator, Gemm):
@@ -125,6 +134,7 @@ def constant_inputs(constants: Constants, shape: Mapping[str, Any]) -> dict[str,
     if isinstance(constants, MoEConstants):
         return common | {
             "fixed_time": constants.fixed_time_s * shape["fixed_share"],
+            "memory_efficiency": constants.memory_efficiency / shape["stream_slowed"],
             "reread_up": _reread(shape["rereads_up"], constants.reread_share * shape["reread_weight"]),
             "reread_down": _reread(shape["rereads_down"], constants.reread_share * shape["reread_weight"]),
             "activation_efficiency": constants.activation_efficiency,
@@ -199,6 +209,7 @@ def moe_inputs(bound: BoundOperator, operator: FusedMoE, tokens: IntArray) -> di
         "moved_bytes": moe_row_bytes(kernel, operator, counts, tokens),
         "reread_weight": counts.reread_weight,
         "fixed_share": counts.fixed_share,
+        "stream_slowed": counts.stream_slowed,
         "waves": counts.waves,
         "walked_experts": float(operator.local_experts if kernel.walks_experts else 0),
     }

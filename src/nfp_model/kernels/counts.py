@@ -90,6 +90,8 @@ class MoECounts:
         first [-].
     fixed_share : ndarray
         Share of the fixed time that is paid: less where no pairs are sorted [-].
+    stream_slowed : ndarray
+        Time of the weight stream over that of a block whose loop reads long runs [-].
     waves : ndarray
         Blocks of each of the two grouped GEMMs over the SMs, at least 1 each, times the steps of a block along k where its
         depth is known; summed [-].
@@ -104,6 +106,7 @@ class MoECounts:
     rereads_down: FloatArray
     reread_weight: FloatArray
     fixed_share: FloatArray
+    stream_slowed: FloatArray
     waves: FloatArray
 
 

@@ -12,6 +12,7 @@ from nfp_model.kernels.counts import FloatArray, IntArray, KernelRow, MoECounts
 from nfp_model.kernels.routing import experts_beyond, experts_touched, routed_rows, row_blocks
 from nfp_model.kernels.steps import ceil_div, floor_div, next_power_of_two, round_up
 from nfp_model.operators import FusedMoE
+from nfp_model.quantities import element_type
 from nfp_model.specs.hardware import HardwareSpec
 from nfp_model.specs.moe_kernel import MoEKernel, MoERow, TunedShape
 
@@ -29,6 +30,14 @@ the cache: 0.5 x^1.5, at most 1; inferred [-]. Balanced curves of TRT-LLM-gen on
 half) rise by 11 % from one block an expert to two where gate and up take 21 MB, by 15, 19, 22 and 71 % at 34, 50, 63 and 168 MB in
 bf16, by 10, 12 and 27 % at 10, 25 and 84 MB in fp8. Boundaries of balanced curves, shapes left out, 90th percentile: vLLM bf16 2.7
 with all read again beyond the cache and nothing below it, 0.7 with this."""
+
+
+RUN_BYTES, RUN_COST, RUN_POWER = 64.0, 0.5, 3.0
+"""Weights read in runs of L bytes, the depth of a block, take 1 + 0.5 (64 B / L)^3 times as long; inferred [-]. Balanced curves
+(aiconfigurator-core 0.12.0, fit half, all experts touched): from runs of 128 B to 64 B, where SGLang's 16-bit blocks pass M = E, times
+rise by 33 % on H100 and by 51 to 55 % on H200, A100, L40S and RTX PRO 6000; from 256 B to 128 B, where vLLM's pass 64 rows, by 5 % on H100
+and H200 and 8 % on L40S; 8-bit blocks, of 128 B throughout, show no step there. MAPE of balanced curves, shapes left out: L40S SGLang bf16
+2.8 % with it, 4.1 % without, mxfp4 2.3 and 12.9 %; vLLM 1.9 and 3.2 %."""
 
 
 @dataclass(frozen=True)
@@ -85,7 +94,7 @@ def moe_counts(kernel: MoEKernel, hardware: HardwareSpec, operator: FusedMoE, to
 
     >>> from nfp_model.specs.kernel_library import load_kernel
     >>> from nfp_model.specs.registry import load_hardware
-    >>> kernel = load_kernel("triton_moe_vllm:default_16bit_fp8_int8")
+    >>> kernel = load_kernel("triton_moe_vllm:default_16bit_int8")
     >>> mixtral = FusedMoE(4096, 14336, 8, 2, routing="balanced")
     >>> counts = moe_counts(kernel, load_hardware("h100"), mixtral, np.array([256, 320]))
     >>> counts.row_blocks.tolist(), counts.rereads_up.tolist()
@@ -111,6 +120,7 @@ def moe_counts(kernel: MoEKernel, hardware: HardwareSpec, operator: FusedMoE, to
         rereads_down=np.where(blocks.grouped, 0.0, evicted_share(operator.down_bytes, cache)),
         reread_weight=1.0 - SECOND_SAVES * np.divide(second, again, out=np.zeros_like(again), where=again > 0),
         fixed_share=np.where(blocks.sparse, kernel.sparse_path_fixed_share, 1.0),
+        stream_slowed=_slowed_by_short_runs(operator, blocks),
         waves=_waves(operator, hardware.sm_count * kernel.resident_blocks, number, blocks),
     )
 
@@ -153,6 +163,12 @@ def as_stored(kernel: MoEKernel, operator: FusedMoE) -> FusedMoE:
     )
 
 
+def _slowed_by_short_runs(operator: FusedMoE, blocks: MoEBlocks) -> FloatArray:
+    """Time of the weight stream over that of long runs, see :data:`RUN_COST`; 1 where the depth of a block is not known [-]."""
+    runs = blocks.depth * element_type(operator.weight_dtype).bytes
+    return 1.0 + np.where(runs > 0, RUN_COST * (RUN_BYTES / np.maximum(runs, 1.0)) ** RUN_POWER, 0.0)
+
+
 def _waves(operator: FusedMoE, places: int, row_blocks: FloatArray, blocks: MoEBlocks) -> FloatArray:
     """Waves of the two grouped GEMMs: row blocks times column tiles over the places on the SMs, at least one each.
 
@@ -180,7 +196,7 @@ def moe_row(kernel: MoEKernel, hardware: HardwareSpec, operator: FusedMoE, token
     --------
     >>> from nfp_model.specs.kernel_library import load_kernel
     >>> from nfp_model.specs.registry import load_hardware
-    >>> kernel = load_kernel("triton_moe_vllm:default_16bit_fp8_int8")
+    >>> kernel = load_kernel("triton_moe_vllm:default_16bit_int8")
     >>> moe_row(kernel, load_hardware("h100"), FusedMoE(4096, 14336, 8, 2), 48).rule
     '33 <= M <= 64: 32 x 64'
     """
