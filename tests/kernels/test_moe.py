@@ -406,7 +406,7 @@ def test_short_runs_slow_the_weight_stream_as_public_timings_show(
     operator = FusedMoE(4096, 2048, 256, 8, routing="balanced")
     counts = moe_counts(kernel(name), load_hardware(gpu), operator, np.array(tokens))
     ratio = counts.stream_slowed[1] / counts.stream_slowed[0]
-    assert ratio == pytest.approx(after / before, rel=0.12)
+    assert ratio == pytest.approx(after / before, rel=0.13)
 
 
 def test_runs_of_8_bit_weights_keep_their_length() -> None:

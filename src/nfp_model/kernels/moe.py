@@ -32,12 +32,12 @@ bf16, by 10, 12 and 27 % at 10, 25 and 84 MB in fp8. Boundaries of balanced curv
 with all read again beyond the cache and nothing below it, 0.7 with this."""
 
 
-RUN_BYTES, RUN_COST, RUN_POWER = 64.0, 0.5, 3.0
-"""Weights read in runs of L bytes, the depth of a block, take 1 + 0.5 (64 B / L)^3 times as long; inferred [-]. Balanced curves
+RUN_BYTES, RUN_COST, RUN_POWER = 64.0, 0.45, 3.0
+"""Weights read in runs of L bytes, the depth of a block, take 1 + 0.45 (64 B / L)^3 times as long; inferred [-]. Balanced curves
 (aiconfigurator-core 0.12.0, fit half, all experts touched): from runs of 128 B to 64 B, where SGLang's 16-bit blocks pass M = E, times
 rise by 33 % on H100 and by 51 to 55 % on H200, A100, L40S and RTX PRO 6000; from 256 B to 128 B, where vLLM's pass 64 rows, by 5 % on H100
 and H200 and 8 % on L40S; 8-bit blocks, of 128 B throughout, show no step there. MAPE of balanced curves, shapes left out: L40S SGLang bf16
-2.8 % with it, 4.1 % without, mxfp4 2.3 and 12.9 %; vLLM 1.9 and 3.2 %."""
+3.0 % with it, 4.1 % without, mxfp4 2.9 and 12.9 %; vLLM 2.0 and 3.2 %."""
 
 
 @dataclass(frozen=True)
