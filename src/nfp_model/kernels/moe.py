@@ -120,7 +120,7 @@ def moe_counts(kernel: MoEKernel, hardware: HardwareSpec, operator: FusedMoE, to
         rereads_down=np.where(blocks.grouped, 0.0, evicted_share(operator.down_bytes, cache)),
         reread_weight=1.0 - SECOND_SAVES * np.divide(second, again, out=np.zeros_like(again), where=again > 0),
         fixed_share=np.where(blocks.sparse, kernel.sparse_path_fixed_share, 1.0),
-        stream_slowed=_slowed_by_short_runs(operator, blocks),
+        stream_slowed=_slowed_by_short_runs(operator, blocks) * _slowed_by_idle_rows(kernel, blocks, number, routed),
         waves=_waves(operator, hardware.sm_count * kernel.resident_blocks, number, blocks),
     )
 
@@ -167,6 +167,12 @@ def _slowed_by_short_runs(operator: FusedMoE, blocks: MoEBlocks) -> FloatArray:
     """Time of the weight stream over that of long runs, see :data:`RUN_COST`; 1 where the depth of a block is not known [-]."""
     runs = blocks.depth * element_type(operator.weight_dtype).bytes
     return 1.0 + np.where(runs > 0, RUN_COST * (RUN_BYTES / np.maximum(runs, 1.0)) ** RUN_POWER, 0.0)
+
+
+def _slowed_by_idle_rows(kernel: MoEKernel, blocks: MoEBlocks, number: FloatArray, routed: FloatArray) -> FloatArray:
+    """Time of the weight stream over that of full blocks, where the kernel names a block whose idle rows slow it [-]."""
+    idle = 1.0 - routed / np.maximum(number * blocks.rows, 1.0)
+    return 1.0 + np.where(blocks.rows == (kernel.idle_tile or 0), kernel.idle_cost * np.clip(idle, 0.0, 1.0), 0.0)
 
 
 def _waves(operator: FusedMoE, places: int, row_blocks: FloatArray, blocks: MoEBlocks) -> FloatArray:

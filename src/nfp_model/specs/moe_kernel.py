@@ -190,6 +190,10 @@ class MoEKernel(Spec):
         Format the engine keeps the weights in once loaded, where it expands the checkpoint's; None for the checkpoint's own.
     padded_to : int
         Multiple that hidden size and expert width on a rank are filled up to with zeros, in weights and rows [elements].
+    idle_tile : int or None
+        Height of the block whose idle rows slow its weight stream [rows].
+    idle_cost : float
+        Time its stream would take longer if all its rows were idle, over its time without any [-].
     held : dict of str to float
         Constants of the equation that a fit holds at these values for this kernel, so that at most six are fitted.
     source : str
@@ -230,6 +234,8 @@ class MoEKernel(Spec):
     keeps_local_rows: bool = False
     stored_as: str | None = None
     padded_to: int = Field(default=1, ge=1)
+    idle_tile: int | None = Field(default=None, ge=1)
+    idle_cost: float = Field(default=0.0, ge=0)
     held: dict[str, float] = Field(default_factory=lambda: {"wave_time_s": NO_WAVE_TIME_S, "expert_time_s": 0.0})
     source: str
     inferred: bool = False
@@ -254,6 +260,8 @@ class MoEKernel(Spec):
                 raise ValueError("menu must rise from at least 1")
         if (self.selection == "occupancy") != (self.fill_limit is not None):
             raise ValueError("fill_limit belongs to selection 'occupancy', which needs it")
+        if (self.idle_tile is None) != (self.idle_cost == 0.0):
+            raise ValueError("idle_tile and idle_cost belong together")
         doubling = self.double_up_to is not None and self.double_limit is not None
         if (self.selection == "next_power_of_two") != doubling:
             raise ValueError("double_up_to and double_limit belong to selection 'next_power_of_two', which needs both")
