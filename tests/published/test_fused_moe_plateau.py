@@ -47,7 +47,9 @@ def test_a_token_costs_the_experts_it_wakes(gpu: str) -> None:
 BACK_INSIDE = "the predicted curve leaves the tolerance at 142 tokens and comes back until 1027, twice the measured end of the plateau"
 
 
-LAUNCHES = "57 us for one token: the fit's fixed time lies between the two recordings', and this curve is of the shorter one"
+LAUNCHES = (
+    "57 us for one token: the fit's fixed time lies between the two recordings', and this curve is of the shorter one"
+)
 
 
 @pytest.mark.parametrize("gpu", [pytest.param("h200", marks=pytest.mark.xfail(strict=True, reason=LAUNCHES)), "h100"])
