@@ -415,3 +415,26 @@ def test_runs_of_8_bit_weights_keep_their_length() -> None:
     fp8 = moe_blocks(kernel("triton_moe_vllm:default_fp8"), H100, FusedMoE(4096, 2048, 256, 8, "fp8"), tokens)
     assert fp8.depth.tolist() == [128, 128, 128]
     assert moe_blocks(kernel(VLLM), H100, FusedMoE(4096, 2048, 256, 8), tokens).depth.tolist() == [128, 64, 64]
+
+
+def test_a_kernel_that_computes_every_pair_cuts_as_many_blocks_on_a_rank_as_on_one_gpu() -> None:
+    rule, tokens = kernel("marlin_moe:marlin_every_pair"), np.array([4096])
+    # 64 ranks of 2 experts, 256 rows each in blocks of 64: what the others' rows fill is cut as well.
+    alone, rank = (
+        FusedMoE(2880, 2880, 128, 8, "mxfp4", routing="balanced", expert_parallel=ranks) for ranks in (1, 64)
+    )
+    ours, whole = (moe_counts(rule, load_hardware("rtx_pro_6000"), operator, tokens) for operator in (rank, alone))
+    assert ours.row_blocks.tolist() == whole.row_blocks.tolist() == [4096 * 8 / 64]
+    assert ours.routed_rows.tolist() == [512]
+    spared = moe_counts(kernel("marlin_moe:marlin"), load_hardware("rtx_pro_6000"), rank, tokens)
+    assert spared.row_blocks.tolist() == [8]
+
+
+def test_idle_rows_slow_only_the_block_that_is_named() -> None:
+    operator = FusedMoE(4096, 2688, 512, 22, "nvfp4", gated=False, routing="balanced", expert_parallel=8)
+    # Public timings of SGLang on B300 (aiconfigurator-core, fit half): 1.02 times the start at 59 rows a local expert, 1.75 at 66 to 88,
+    # 1.14 from 132 on.
+    counts = moe_counts(kernel("trtllm_gen_moe:untuned_fp4"), B200, operator, np.array([160, 192, 256, 384]))
+    assert counts.block_rows.tolist() == [32, 64, 64, 128]
+    assert counts.stream_slowed[[0, 3]].tolist() == [1, 1]
+    assert counts.stream_slowed[1:3] == pytest.approx([1.7, 1.63], abs=0.05)

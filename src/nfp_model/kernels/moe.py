@@ -108,6 +108,8 @@ def moe_counts(kernel: MoEKernel, hardware: HardwareSpec, operator: FusedMoE, to
     number = np.where(blocks.sparse, routed, number)
     touched = experts_touched(*shape, rows, operator.expert_parallel)
     second = np.where(blocks.sparse, 0.0, experts_beyond(*shape, rows, blocks.rows, operator.expert_parallel))
+    if kernel.computes_every_pair:
+        number = number + np.maximum(rows * operator.top_k - routed, 0.0) / blocks.rows
     again = np.maximum(number - touched, second)
     cache = hardware.l2_bytes
     return MoECounts(

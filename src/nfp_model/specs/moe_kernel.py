@@ -186,6 +186,8 @@ class MoEKernel(Spec):
         A persistent tile scheduler walks the list of all experts of this rank, touched or not.
     keeps_local_rows : bool
         Rows of other ranks' experts are dropped before the activation, instead of carried along.
+    computes_every_pair : bool
+        Rows of other ranks' experts are cut into blocks and multiplied too.
     stored_as : str or None
         Format the engine keeps the weights in once loaded, where it expands the checkpoint's; None for the checkpoint's own.
     padded_to : int
@@ -232,6 +234,7 @@ class MoEKernel(Spec):
     resident_blocks: int = Field(default=1, gt=0)
     walks_experts: bool = False
     keeps_local_rows: bool = False
+    computes_every_pair: bool = False
     stored_as: str | None = None
     padded_to: int = Field(default=1, ge=1)
     idle_tile: int | None = Field(default=None, ge=1)

@@ -130,7 +130,7 @@ def fit_table(table: FitTable, backend: str, date: str, command: str) -> Fit:
         Written into the fit.
     """
     curves = (*table.fit, *table.lent)
-    points = fitted_range(collect(curves, backend, kernel_of=_one_rule(table, backend)))
+    points = fitted_range(collect(curves, backend, kernel_of=_one_rule(table)))
     found = fit_constants(points, table.groups)
     source = table.source
     fit = Fit(
@@ -162,14 +162,14 @@ def fit_table(table: FitTable, backend: str, date: str, command: str) -> Fit:
     return fit.model_copy(update={"held_out": scores.pop(main, None), "held_out_also": scores})
 
 
-def _one_rule(table: FitTable, backend: str) -> Callable[[Curve], Kernel] | None:
+def _one_rule(table: FitTable) -> Callable[[Curve], Kernel] | None:
     """The rule most own points have, for lent curves too unless theirs is of the same library; None leaves every curve its own."""
     if not table.lent:
         return None
     kernel = load_kernel(table.kernels[0])
 
     def rule(curve: Curve) -> Kernel:
-        own = kernel_for(load_hardware(curve.gpu), curve.operator_record(1), backend)
+        own = kernel_for(load_hardware(curve.gpu), curve.operator_record(1), curve.backend)
         return own if own is not None and own.library == kernel.library else kernel
 
     return rule
