@@ -18,12 +18,6 @@ from nfp_model.specs.moe_kernel import MoEKernel, MoERow, TunedShape
 
 BoolArray = npt.NDArray[np.bool_]
 
-SECOND_SAVES = 0.5
-"""Share of a re-read that an expert's second block saves, running beside the first; inferred [-]. Balanced curves take two
-blocks an expert, power laws many: TRT-LLM-gen on B200 (aiconfigurator-core 0.12.0, vLLM 0.24.0, fit half) re-reads 0.12 of the
-weights per further block in the first, 0.22 in the second, and one share fits both where the second block counts half."""
-
-
 EVICTED_SHARE, EVICTED_POWER = 0.5, 1.5
 """Share of an expert's weights that left the last-level cache before its next block reads them, by the weights of that GEMM over
 the cache: 0.5 x^1.5, at most 1; inferred [-]. Balanced curves of TRT-LLM-gen on B200 (aiconfigurator-core 0.12.0, vLLM 0.24.0, fit
@@ -120,7 +114,7 @@ def moe_counts(kernel: MoEKernel, hardware: HardwareSpec, operator: FusedMoE, to
         routed_rows=routed,
         rereads_up=np.where(blocks.grouped, 0.0, evicted_share(operator.up_bytes, cache)),
         rereads_down=np.where(blocks.grouped, 0.0, evicted_share(operator.down_bytes, cache)),
-        reread_weight=1.0 - SECOND_SAVES * np.divide(second, again, out=np.zeros_like(again), where=again > 0),
+        reread_weight=1.0 - kernel.second_saves * np.divide(second, again, out=np.zeros_like(again), where=again > 0),
         fixed_share=np.where(blocks.sparse, kernel.sparse_path_fixed_share, 1.0),
         stream_slowed=_slowed_by_short_runs(operator, blocks) * _slowed_by_idle_rows(kernel, blocks, number, routed),
         waves=_waves(operator, hardware.sm_count * kernel.resident_blocks, number, blocks),

@@ -16,6 +16,11 @@ MOST_FITTED = 6
 NO_WAVE_TIME_S = 1e-18
 """Stands for none: a derivative of the p-norm needs a positive number [s]."""
 
+SECOND_SAVES = 0.5
+"""Share of a re-read that an expert's second block saves, running beside the first; inferred [-]. Balanced curves take two
+blocks an expert, power laws many: TRT-LLM-gen on B200 (aiconfigurator-core 0.12.0, vLLM 0.24.0, fit half) re-reads 0.12 of the
+weights per further block in the first, 0.22 in the second, and one share fits both where the second block counts half."""
+
 Selection = Literal["rows", "smallest_covering", "occupancy", "next_power_of_two"]
 """``rows``: first row whose conditions hold. ``smallest_covering``: smallest menu tile that holds the rows per expert.
 ``occupancy``: first menu tile that the rows per expert fill by less than ``fill_limit``. ``next_power_of_two``: the
@@ -192,6 +197,8 @@ class MoEKernel(Spec):
         Format the engine keeps the weights in once loaded, where it expands the checkpoint's; None for the checkpoint's own.
     padded_to : int
         Multiple that hidden size and expert width on a rank are filled up to with zeros, in weights and rows [elements].
+    second_saves : float
+        Share of a re-read that an expert's second block saves; see :data:`SECOND_SAVES` [-].
     idle_tile : int or None
         Height of the block whose idle rows slow its weight stream [rows].
     idle_cost : float
@@ -237,6 +244,7 @@ class MoEKernel(Spec):
     computes_every_pair: bool = False
     stored_as: str | None = None
     padded_to: int = Field(default=1, ge=1)
+    second_saves: float = Field(default=SECOND_SAVES, ge=0, le=1)
     idle_tile: int | None = Field(default=None, ge=1)
     idle_cost: float = Field(default=0.0, ge=0)
     held: dict[str, float] = Field(default_factory=lambda: {"wave_time_s": NO_WAVE_TIME_S, "expert_time_s": 0.0})
