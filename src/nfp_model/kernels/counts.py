@@ -89,7 +89,7 @@ class MoECounts:
         Mean weight of a further block where weights stay in cache: an expert's second one counts half, as it runs beside the
         first [-].
     fixed_share : ndarray
-        Share of the fixed time that is paid: less where no pairs are sorted [-].
+        Share of the fixed time that is paid: less where no pairs are sorted, more where those of other ranks are sorted out [-].
     stream_slowed : ndarray
         Time of the weight stream over that of a block whose loop reads long runs [-].
     waves : ndarray

@@ -115,7 +115,8 @@ def moe_counts(kernel: MoEKernel, hardware: HardwareSpec, operator: FusedMoE, to
         rereads_up=np.where(blocks.grouped, 0.0, evicted_share(operator.up_bytes, cache)),
         rereads_down=np.where(blocks.grouped, 0.0, evicted_share(operator.down_bytes, cache)),
         reread_weight=1.0 - kernel.second_saves * np.divide(second, again, out=np.zeros_like(again), where=again > 0),
-        fixed_share=np.where(blocks.sparse, kernel.sparse_path_fixed_share, 1.0),
+        fixed_share=np.where(blocks.sparse, kernel.sparse_path_fixed_share, 1.0)
+        * (kernel.expert_parallel_fixed_share if operator.expert_parallel > 1 else 1.0),
         stream_slowed=_slowed_by_short_runs(operator, blocks) * _slowed_by_idle_rows(kernel, blocks, number, routed),
         waves=_waves(operator, hardware.sm_count * kernel.resident_blocks, number, blocks),
     )

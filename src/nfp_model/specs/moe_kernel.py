@@ -183,6 +183,8 @@ class MoEKernel(Spec):
         Each (token, expert) pair gets a block of its own when M k times this is at most E, without expert parallelism.
     sparse_path_fixed_share : float
         Fixed time on that path over the fixed time off it, where pairs are sorted and aligned first [-].
+    expert_parallel_fixed_share : float
+        Fixed time with experts spread over ranks over that without, where experts of others are sorted out in launches of their own [-].
     tuned : tuple of TunedShape
         Shapes with tuned tiles.
     resident_blocks : int
@@ -237,6 +239,7 @@ class MoEKernel(Spec):
     grouped_above_tokens_per_expert: int | None = Field(default=None, ge=1)
     sparse_path_factor: int | None = Field(default=None, ge=1)
     sparse_path_fixed_share: float = Field(default=1.0, gt=0, le=1)
+    expert_parallel_fixed_share: float = Field(default=1.0, ge=1)
     tuned: tuple[TunedShape, ...] = Field(default=(), repr=False)
     resident_blocks: int = Field(default=1, gt=0)
     walks_experts: bool = False
