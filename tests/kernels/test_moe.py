@@ -161,6 +161,14 @@ def test_triton_kernels_doubles_the_block_on_purpose() -> None:
     assert got == [16, 16, 32, 32, 64, 64, 64, 128, 128, 128]
 
 
+def test_trtllm_doubles_the_block_over_the_experts_of_its_rank() -> None:
+    """Public timings on H200 (fit half), balanced: steps past 8, 16 and 64 rows an expert, of 32 experts or of a rank's 8."""
+    for ranks in (1, 4):
+        operator = FusedMoE(2880, 2880, 32, 4, "mxfp4", expert_parallel=ranks, routing="balanced")
+        edges = [n * 8 // ranks for n in (8, 10, 16, 20, 64, 96)]
+        assert block_rows("triton_kernels_moe:trtllm", H100, operator, edges) == [16, 32, 32, 64, 64, 128]
+
+
 def test_deepgemm_and_cutlass_rules() -> None:
     operator = FusedMoE(7168, 2048, 256, 8, "fp8_block")
     assert set(block_rows("deepgemm_moe_sm90:contiguous", H100, operator, [1, 1000, 9000])) == {128}
