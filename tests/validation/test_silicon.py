@@ -274,6 +274,19 @@ class TestFilters:
         assert load_moe("h100", "vllm", "bfloat16").exclusions["narrow_loads"].curves > 0
         assert "narrow_loads" not in load_moe("h100", "trtllm", "bfloat16").exclusions
 
+    @pytest.mark.parametrize("backend", ["vllm", "trtllm"])
+    def test_old_collectors_left_all_pairs_of_few_tokens_to_one_rank(self, backend: str) -> None:
+        kept = load_moe("a100_sxm4_80gb", backend, "bfloat16", keep=("remainder_on_one_rank",))
+        shape = {"hidden_size": 7168, "num_experts": 256, "tensor_parallel": 1, "routing": "power_law:1.01"}
+        rank, whole = (one(kept, expert_parallel=ranks, **shape) for ranks in (8, 1))
+        # A rank with an eighth of the experts takes as long as all of them, as long as its tokens have fewer pairs than it has experts.
+        assert np.array(micro(rank, 1, 2)) == pytest.approx(np.array(micro(whole, 1, 2)), rel=0.15)
+        assert micro(rank, 48)[0] < 0.3 * micro(whole, 48)[0]
+        clean = load_moe("a100_sxm4_80gb", backend, "bfloat16")
+        assert one(clean, expert_parallel=8, **shape).tokens.min() == 48
+        assert clean.exclusions["remainder_on_one_rank"].rows > 0
+        assert "remainder_on_one_rank" not in load_moe("h100", backend, "bfloat16").exclusions
+
     def test_fp8_moe_that_falls_with_tokens(self) -> None:
         for gpu in ("h100", "h200"):
             assert len(load_moe(gpu, "vllm", "fp8")) == 0

@@ -43,6 +43,13 @@ TRITON_ALIGNMENT = 16
 NON_GATED_EXPERTS = frozenset({(2688, 1856), (1024, 2688), (2048, 5120), (4096, 2688), (8192, 5120)})
 """(hidden, expert width) of the experts with two matrices; TensorRT-LLM's own kernel label says so for all five."""
 
+REMAINDER_ON_ONE_RANK = frozenset({("trtllm", "1.0.0"), ("vllm", "0.14.0")})
+"""(engine, version) whose collector gave the pairs left over from rounded power-law loads to experts in order of their number, so to
+one rank; with M k <= E nearly all loads round to none. A100, 256 experts of (7168, 2048), k 8, TensorRT-LLM 1.0.0: a rank of 8 takes
+543 us at one token and 978 at two, one GPU with all of them 530 and 977; vLLM 0.14.0 491 and 941, 436 and 830. Later versions spread
+them (H100, TensorRT-LLM 1.3: 0.1 to 0.3 of one GPU's time). ``_generate_power_law_distribution`` of aiconfigurator's
+collector/helper.py shows both."""
+
 ALL_GATED = frozenset({("vllm", "0.14.0"), ("sglang", "0.5.10")})
 """(engine, version) whose timings give every expert three matrices; inferred. All 128 experts of (2688, 1856) at 64 tokens, over
 the time their two matrices take at the full bandwidth: A100 vLLM 0.14.0 1.52 and SGLang 0.5.10 1.78, H100 SGLang 0.5.10 1.65,
@@ -189,6 +196,16 @@ def moe_filters(gpu: str, backend: str, version: str, max_tokens: int) -> list[R
             "balanced rows of DeepSeek-V3's experts through kernels or engines that route by themselves: group-limited routing "
             "reaches half of them",
             routed_in_groups,
+        ),
+        RowFilter(
+            "remainder_on_one_rank",
+            "power-law rows of several ranks with no more pairs than experts, whose rounded loads left the pairs to one rank's experts",
+            lambda rows: (
+                rows["distribution"].str.startswith("power_law")
+                & (rows["moe_ep_size"] > 1)
+                & (rows["num_tokens"] * rows["topk"] <= rows["num_experts"])
+                & ((backend, version) in REMAINDER_ON_ONE_RANK)
+            ),
         ),
         RowFilter(
             "narrow_loads",
