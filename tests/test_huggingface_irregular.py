@@ -165,6 +165,12 @@ def test_two_geometries_of_heads() -> None:
         ("nemotron-nas", {"block_configs": [{"attention": {}}]}, SpecError, "block 0: needs the tables attention and ffn"),
         ("glm_moe_dsa", {"attention_bias": True}, UnsupportedError, "attention_bias on latent attention"),
         ("glm_moe_dsa", {"indexer_types": ["none"] * 6}, UnsupportedError, "indexer_types names 'none'; known: full, shared"),
+        (
+            "glm_moe_dsa",
+            {"indexer_types": [None, 3] * 3},
+            UnsupportedError,
+            "indexer_types names",
+        ),
         ("glm_moe_dsa", {"first_k_dense_replace": 2}, SpecError, "mlp_layer_types and first_k_dense_replace = 2 disagree"),
         ("gemma4", {"hidden_size_per_layer_input": 8}, UnsupportedError, "per-layer input embeddings"),
     ],

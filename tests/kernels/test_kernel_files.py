@@ -157,7 +157,7 @@ def test_what_engines_run_by_default_on_a100_hopper_and_b200_is_covered(
 def test_moe_selection() -> None:
     mixtral, deepseek = FusedMoE(4096, 14336, 8, 2), FusedMoE(7168, 2048, 256, 8, "fp8_block")
     spread = FusedMoE(7168, 2048, 256, 8, "fp8_block", expert_parallel=8)
-    assert kernel_key(H100, "vllm", mixtral) == "triton_moe_vllm:default_16bit_fp8_int8"
+    assert kernel_key(H100, "vllm", mixtral) == "triton_moe_vllm:default_16bit_int8"
     assert kernel_key(load_hardware("b200"), "vllm", mixtral) == "trtllm_gen_moe:untuned"
     assert kernel_key(H100, "sglang", deepseek) == "triton_moe_sglang:default_fp8_block"
     # DeepGEMM needs an all-to-all library, and none is the default: the published expert-parallel rows run Triton.

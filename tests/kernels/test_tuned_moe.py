@@ -21,7 +21,7 @@ QWEN = FusedMoE(2048, 768, 128, 8)
 
 
 def default() -> MoEKernel:
-    found = load_kernel("triton_moe_vllm:default_16bit_fp8_int8")
+    found = load_kernel("triton_moe_vllm:default_16bit_int8")
     assert isinstance(found, MoEKernel)
     return found
 

@@ -127,7 +127,7 @@ class TestAgainstTheReadTables:
     ) -> None:
         hidden, inter, experts, top_k = sizes
         curve = one(
-            load_moe(gpu, "vllm", dtype, keep=("l2_resident",)),
+            load_moe(gpu, "vllm", dtype, keep=("l2_resident", "group_routed")),
             hidden_size=hidden, intermediate_size=inter, num_experts=experts, top_k=top_k,
             tensor_parallel=1, expert_parallel=1, routing=routing,
         )  # fmt: skip
@@ -255,6 +255,12 @@ class TestFilters:
             moved = 256 * curve.operator_record().expert_bytes  # type: ignore[union-attr]
             assert 1.5 < moved / (micro(curve, 64)[0] * 1e-6) / bandwidth < 2.0
             assert "group_routed" in load_moe("b200", backend, dtype).exclusions
+        # Engines route so whatever the kernel: 256 experts of 44 MB in 1.98 ms would be 5.7 TB/s on a card with 3.35.
+        shape["tensor_parallel"], hopper = 1, load_hardware("h100").memory_bandwidth_bytes_per_s
+        curve = one(load_moe("h100", "sglang", "fp8_block", keep=("group_routed",)), **shape)
+        assert 256 * curve.operator_record().expert_bytes / (micro(curve, 64)[0] * 1e-6) > 1.5 * hopper  # type: ignore[union-attr]
+        assert load_moe("h100", "sglang", "fp8_block").exclusions["group_routed"].curves > 0
+        assert "group_routed" not in load_moe("a100", "sglang", "bfloat16").exclusions
         # A kernel that is handed its routing reads them all.
         curve = one(load_moe("b200", "trtllm", "fp8_block"), **shape)
         assert 256 * curve.operator_record().expert_bytes / (micro(curve, 64)[0] * 1e-6) < bandwidth  # type: ignore[union-attr]
@@ -267,6 +273,19 @@ class TestFilters:
         assert (np.array(micro(split, 64, 256, 1024)) > 1.05 * np.array(micro(whole, 64, 256, 1024))).all()
         assert load_moe("h100", "vllm", "bfloat16").exclusions["narrow_loads"].curves > 0
         assert "narrow_loads" not in load_moe("h100", "trtllm", "bfloat16").exclusions
+
+    @pytest.mark.parametrize("backend", ["vllm", "trtllm"])
+    def test_old_collectors_left_all_pairs_of_few_tokens_to_one_rank(self, backend: str) -> None:
+        kept = load_moe("a100_sxm4_80gb", backend, "bfloat16", keep=("remainder_on_one_rank",))
+        shape = {"hidden_size": 7168, "num_experts": 256, "tensor_parallel": 1, "routing": "power_law:1.01"}
+        rank, whole = (one(kept, expert_parallel=ranks, **shape) for ranks in (8, 1))
+        # A rank with an eighth of the experts takes as long as all of them, as long as its tokens have fewer pairs than it has experts.
+        assert np.array(micro(rank, 1, 2)) == pytest.approx(np.array(micro(whole, 1, 2)), rel=0.15)
+        assert micro(rank, 48)[0] < 0.3 * micro(whole, 48)[0]
+        clean = load_moe("a100_sxm4_80gb", backend, "bfloat16")
+        assert one(clean, expert_parallel=8, **shape).tokens.min() == 48
+        assert clean.exclusions["remainder_on_one_rank"].rows > 0
+        assert "remainder_on_one_rank" not in load_moe("h100", backend, "bfloat16").exclusions
 
     def test_fp8_moe_that_falls_with_tokens(self) -> None:
         for gpu in ("h100", "h200"):

@@ -41,7 +41,17 @@ if TYPE_CHECKING:
     from nfp_model.cost.latency import BoundOperator
 
 HELPERS = frozenset(
-    {"rereads_up", "rereads_down", "reread_weight", "fixed_share", "fair_step", "launches", "walked", "searches"}
+    {
+        "rereads_up",
+        "rereads_down",
+        "reread_weight",
+        "fixed_share",
+        "stream_slowed",
+        "fair_step",
+        "launches",
+        "walked",
+        "searches",
+    }
 )
 """Shape inputs that are no symbols: what the constants are applied to."""
 
@@ -96,8 +106,8 @@ def shape_inputs(
     """Equation kind and everything the fitted constants do not touch: datasheet, shape, exact counts.
 
     A fit computes these once per shape and moves only :func:`constant_inputs`. Besides symbols, the mapping holds what the
-    constants are applied to: ``rereads_up``, ``rereads_down``, ``reread_weight`` and
-    ``fixed_share`` (MoE), ``fair_step`` (attention), ``launches``, ``walked`` and ``searches`` (streams).
+    constants are applied to: ``rereads_up``, ``rereads_down``, ``reread_weight``, ``fixed_share`` and ``stream_slowed`` (MoE),
+    ``fair_step`` (attention), ``launches``, ``walked`` and ``searches`` (streams).
     """
     operator = bound.operator
     if isinstance(operator, Gemm):
@@ -144,8 +154,9 @@ def constant_inputs(constants: Constants, shape: Mapping[str, Any]) -> dict[str,
     if isinstance(constants, MoEConstants):
         return common | {
             "fixed_time": constants.fixed_time_s * shape["fixed_share"],
-            "reread_up": np.where(shape["rereads_up"], 1.0, constants.reread_share * shape["reread_weight"]),
-            "reread_down": np.where(shape["rereads_down"], 1.0, constants.reread_share * shape["reread_weight"]),
+            "memory_efficiency": constants.memory_efficiency / shape["stream_slowed"],
+            "reread_up": _reread(shape["rereads_up"], constants.reread_share * shape["reread_weight"]),
+            "reread_down": _reread(shape["rereads_down"], constants.reread_share * shape["reread_weight"]),
             "activation_efficiency": constants.activation_efficiency,
             "wave_time": constants.wave_time_s,
             "expert_time": constants.expert_time_s,
@@ -165,6 +176,11 @@ def constant_inputs(constants: Constants, shape: Mapping[str, Any]) -> dict[str,
         "step_time": constants.step_share * shape["fair_step"],
         "split_time": constants.split_time_s,
     }
+
+
+def _reread(evicted: FloatArray, share: FloatArray) -> FloatArray:
+    """Share of a GEMM's weights that a further block reads again: what left the cache meanwhile, and the fitted share of the rest."""
+    return evicted + (1.0 - evicted) * share
 
 
 def gemm_inputs(
@@ -218,6 +234,7 @@ def moe_inputs(bound: BoundOperator, operator: FusedMoE, tokens: IntArray) -> di
         "moved_bytes": moe_row_bytes(kernel, operator, counts, tokens),
         "reread_weight": counts.reread_weight,
         "fixed_share": counts.fixed_share,
+        "stream_slowed": counts.stream_slowed,
         "waves": counts.waves,
         "walked_experts": float(operator.local_experts if kernel.walks_experts else 0),
     }

@@ -83,13 +83,15 @@ class MoECounts:
         bm and the output-column tile of the block [rows], [columns].
     routed_rows : ndarray
         Expected (token, expert) pairs on this rank, sum of n_e [rows].
-    rereads_up, rereads_down : ndarray of bool
-        The kernel reads an expert's gate/up (down) weights again for each further row block.
+    rereads_up, rereads_down : ndarray
+        Share of an expert's gate/up (down) weights that left the cache before each further row block reads them [-].
     reread_weight : ndarray
         Mean weight of a further block where weights stay in cache: an expert's second one counts half, as it runs beside the
         first [-].
     fixed_share : ndarray
-        Share of the fixed time that is paid: less where no pairs are sorted [-].
+        Share of the fixed time that is paid: less where no pairs are sorted, more where those of other ranks are sorted out [-].
+    stream_slowed : ndarray
+        Time of the weight stream over that of a block whose loop reads long runs [-].
     waves : ndarray
         Blocks of each of the two grouped GEMMs over the SMs, at least 1 each, times the steps of a block along k where its
         depth is known; summed [-].
@@ -100,10 +102,11 @@ class MoECounts:
     block_rows: FloatArray
     block_columns: FloatArray
     routed_rows: FloatArray
-    rereads_up: npt.NDArray[np.bool_]
-    rereads_down: npt.NDArray[np.bool_]
+    rereads_up: FloatArray
+    rereads_down: FloatArray
     reread_weight: FloatArray
     fixed_share: FloatArray
+    stream_slowed: FloatArray
     waves: FloatArray
 
 

@@ -12,15 +12,26 @@ from nfp_model.kernels.counts import FloatArray, IntArray, KernelRow, MoECounts
 from nfp_model.kernels.routing import experts_beyond, experts_touched, routed_rows, row_blocks
 from nfp_model.kernels.steps import ceil_div, floor_div, next_power_of_two, round_up
 from nfp_model.operators import FusedMoE
+from nfp_model.quantities import element_type
 from nfp_model.specs.hardware import HardwareSpec
 from nfp_model.specs.moe_kernel import MoEKernel, MoERow, TunedShape
 
 BoolArray = npt.NDArray[np.bool_]
 
-SECOND_SAVES = 0.5
-"""Share of a re-read that an expert's second block saves, running beside the first; inferred [-]. Balanced curves take two
-blocks an expert, power laws many: TRT-LLM-gen on B200 (aiconfigurator-core 0.12.0, vLLM 0.24.0, fit half) re-reads 0.12 of the
-weights per further block in the first, 0.22 in the second, and one share fits both where the second block counts half."""
+EVICTED_SHARE, EVICTED_POWER = 0.5, 1.5
+"""Share of an expert's weights that left the last-level cache before its next block reads them, by the weights of that GEMM over
+the cache: 0.5 x^1.5, at most 1; inferred [-]. Balanced curves of TRT-LLM-gen on B200 (aiconfigurator-core 0.12.0, vLLM 0.24.0, fit
+half) rise by 11 % from one block an expert to two where gate and up take 21 MB, by 15, 19, 22 and 71 % at 34, 50, 63 and 168 MB in
+bf16, by 10, 12 and 27 % at 10, 25 and 84 MB in fp8. Boundaries of balanced curves, shapes left out, 90th percentile: vLLM bf16 2.7
+with all read again beyond the cache and nothing below it, 0.7 with this."""
+
+
+RUN_BYTES, RUN_COST, RUN_POWER = 64.0, 0.45, 3.0
+"""Weights read in runs of L bytes, the depth of a block, take 1 + 0.45 (64 B / L)^3 times as long; inferred [-]. Balanced curves
+(aiconfigurator-core 0.12.0, fit half, all experts touched): from runs of 128 B to 64 B, where SGLang's 16-bit blocks pass M = E, times
+rise by 33 % on H100 and by 51 to 55 % on H200, A100, L40S and RTX PRO 6000; from 256 B to 128 B, where vLLM's pass 64 rows, by 5 % on H100
+and H200 and 8 % on L40S; 8-bit blocks, of 128 B throughout, show no step there. MAPE of balanced curves, shapes left out: L40S SGLang bf16
+3.0 % with it, 4.1 % without, mxfp4 2.9 and 12.9 %; vLLM 2.0 and 3.2 %."""
 
 
 @dataclass(frozen=True)
@@ -51,8 +62,8 @@ class MoEBlocks:
 def moe_counts(kernel: MoEKernel, hardware: HardwareSpec, operator: FusedMoE, tokens: IntArray) -> MoECounts:
     """Experts, row blocks and re-reads of a fused MoE layer under one kernel's rule.
 
-    An expert's weights are read again for each further row block where its blocks are not grouped and the weights of
-    that GEMM exceed the last-level cache.
+    Of an expert's weights, each further row block reads again what left the last-level cache meanwhile where its blocks are
+    not grouped; see :func:`evicted_share`.
 
     Parameters
     ----------
@@ -77,11 +88,11 @@ def moe_counts(kernel: MoEKernel, hardware: HardwareSpec, operator: FusedMoE, to
 
     >>> from nfp_model.specs.kernel_library import load_kernel
     >>> from nfp_model.specs.registry import load_hardware
-    >>> kernel = load_kernel("triton_moe_vllm:default_16bit_fp8_int8")
+    >>> kernel = load_kernel("triton_moe_vllm:default_16bit_int8")
     >>> mixtral = FusedMoE(4096, 14336, 8, 2, routing="balanced")
     >>> counts = moe_counts(kernel, load_hardware("h100"), mixtral, np.array([256, 320]))
     >>> counts.row_blocks.tolist(), counts.rereads_up.tolist()
-    ([8.0, 16.0], [True, True])
+    ([8.0, 16.0], [1.0, 1.0])
     """
     rows, operator = np.asarray(tokens, dtype=np.int64), as_stored(kernel, operator)
     blocks = moe_blocks(kernel, hardware, operator, rows)
@@ -91,6 +102,8 @@ def moe_counts(kernel: MoEKernel, hardware: HardwareSpec, operator: FusedMoE, to
     number = np.where(blocks.sparse, routed, number)
     touched = experts_touched(*shape, rows, operator.expert_parallel)
     second = np.where(blocks.sparse, 0.0, experts_beyond(*shape, rows, blocks.rows, operator.expert_parallel))
+    if kernel.computes_every_pair:
+        number = number + np.maximum(rows * operator.top_k - routed, 0.0) / blocks.rows
     again = np.maximum(number - touched, second)
     cache = hardware.l2_bytes
     return MoECounts(
@@ -99,12 +112,32 @@ def moe_counts(kernel: MoEKernel, hardware: HardwareSpec, operator: FusedMoE, to
         block_rows=blocks.rows.astype(np.float64),
         block_columns=blocks.columns.astype(np.float64),
         routed_rows=routed,
-        rereads_up=~blocks.grouped & (cache is not None and operator.up_bytes > cache),
-        rereads_down=~blocks.grouped & (cache is not None and operator.down_bytes > cache),
-        reread_weight=1.0 - SECOND_SAVES * np.divide(second, again, out=np.zeros_like(again), where=again > 0),
-        fixed_share=np.where(blocks.sparse, kernel.sparse_path_fixed_share, 1.0),
+        rereads_up=np.where(blocks.grouped, 0.0, evicted_share(operator.up_bytes, cache)),
+        rereads_down=np.where(blocks.grouped, 0.0, evicted_share(operator.down_bytes, cache)),
+        reread_weight=1.0 - kernel.second_saves * np.divide(second, again, out=np.zeros_like(again), where=again > 0),
+        fixed_share=np.where(blocks.sparse, kernel.sparse_path_fixed_share, 1.0)
+        * (kernel.expert_parallel_fixed_share if operator.expert_parallel > 1 else 1.0),
+        stream_slowed=_slowed_by_short_runs(operator, blocks) * _slowed_by_idle_rows(kernel, blocks, number, routed),
         waves=_waves(operator, hardware.sm_count * kernel.resident_blocks, number, blocks),
     )
+
+
+def evicted_share(weight_bytes: float, cache: float | None) -> float:
+    """Share of a GEMM's weights that an expert's next block finds evicted, where its blocks are not grouped [-].
+
+    Parameters
+    ----------
+    weight_bytes : float
+        Of one expert in that GEMM: what is read between a block's use of a line and the next block's [B].
+    cache : float or None
+        Last-level cache [B]; 0 is returned where it is not known.
+
+    Examples
+    --------
+    >>> evicted_share(25e6, 100e6), evicted_share(400e6, 100e6)
+    (0.0625, 1.0)
+    """
+    return 0.0 if cache is None else min(1.0, EVICTED_SHARE * (weight_bytes / cache) ** EVICTED_POWER)
 
 
 def as_stored(kernel: MoEKernel, operator: FusedMoE) -> FusedMoE:
@@ -125,6 +158,18 @@ def as_stored(kernel: MoEKernel, operator: FusedMoE) -> FusedMoE:
         hidden_size=hidden,
         intermediate_size=width * operator.tensor_parallel,
     )
+
+
+def _slowed_by_short_runs(operator: FusedMoE, blocks: MoEBlocks) -> FloatArray:
+    """Time of the weight stream over that of long runs, see :data:`RUN_COST`; 1 where the depth of a block is not known [-]."""
+    runs = blocks.depth * element_type(operator.weight_dtype).bytes
+    return 1.0 + np.where(runs > 0, RUN_COST * (RUN_BYTES / np.maximum(runs, 1.0)) ** RUN_POWER, 0.0)
+
+
+def _slowed_by_idle_rows(kernel: MoEKernel, blocks: MoEBlocks, number: FloatArray, routed: FloatArray) -> FloatArray:
+    """Time of the weight stream over that of full blocks, where the kernel names a block whose idle rows slow it [-]."""
+    idle = 1.0 - routed / np.maximum(number * blocks.rows, 1.0)
+    return 1.0 + np.where(blocks.rows == (kernel.idle_tile or 0), kernel.idle_cost * np.clip(idle, 0.0, 1.0), 0.0)
 
 
 def _waves(operator: FusedMoE, places: int, row_blocks: FloatArray, blocks: MoEBlocks) -> FloatArray:
@@ -154,7 +199,7 @@ def moe_row(kernel: MoEKernel, hardware: HardwareSpec, operator: FusedMoE, token
     --------
     >>> from nfp_model.specs.kernel_library import load_kernel
     >>> from nfp_model.specs.registry import load_hardware
-    >>> kernel = load_kernel("triton_moe_vllm:default_16bit_fp8_int8")
+    >>> kernel = load_kernel("triton_moe_vllm:default_16bit_int8")
     >>> moe_row(kernel, load_hardware("h100"), FusedMoE(4096, 14336, 8, 2), 48).rule
     '33 <= M <= 64: 32 x 64'
     """

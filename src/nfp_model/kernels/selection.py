@@ -110,7 +110,7 @@ def select_moe(hardware: HardwareSpec, backend: str | None, operator: FusedMoE) 
     >>> from nfp_model import load_hardware
     >>> from nfp_model.operators import FusedMoE
     >>> select_moe(load_hardware("h100"), "vllm", FusedMoE(4096, 14336, 8, 2)).name
-    'default_16bit_fp8_int8'
+    'default_16bit_int8'
     """
     row = default_row(hardware, backend, operator)
     if row is not None:
@@ -139,7 +139,7 @@ def kernel_key(hardware: HardwareSpec, backend: str | None, operator: Gemm | Fus
     >>> from nfp_model import load_hardware
     >>> from nfp_model.operators import FusedMoE
     >>> kernel_key(load_hardware("h100"), "vllm", FusedMoE(4096, 14336, 8, 2))
-    'triton_moe_vllm:default_16bit_fp8_int8'
+    'triton_moe_vllm:default_16bit_int8'
     """
     row = default_row(hardware, backend, operator)
     return f"{hardware.name}:default_tile" if row is None else row.kernel

@@ -260,7 +260,9 @@ def _latent_table(cfg: ConfigReader, layers: int) -> tuple[dict[str, AttentionKi
     types = cfg.per_layer("indexer_types", layers) or ["full"] * layers
     unknown = set(types) - {"full", "shared"}
     if unknown:
-        raise UnsupportedError(f"{cfg.origin}: indexer_types names '{sorted(unknown)[0]}'; known: full, shared")
+        raise UnsupportedError(
+            f"{cfg.origin}: indexer_types names '{sorted(map(str, unknown))[0]}'; known: full, shared"
+        )
     table: dict[str, AttentionKind] = {"latent": latent}
     if "shared" in types:
         # These layers attend to the keys an earlier layer's indexer chose and have none of their own.

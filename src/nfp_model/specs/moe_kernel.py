@@ -16,6 +16,11 @@ MOST_FITTED = 6
 NO_WAVE_TIME_S = 1e-18
 """Stands for none: a derivative of the p-norm needs a positive number [s]."""
 
+SECOND_SAVES = 0.5
+"""Share of a re-read that an expert's second block saves, running beside the first; inferred [-]. Balanced curves take two
+blocks an expert, power laws many: TRT-LLM-gen on B200 (aiconfigurator-core 0.12.0, vLLM 0.24.0, fit half) re-reads 0.12 of the
+weights per further block in the first, 0.22 in the second, and one share fits both where the second block counts half."""
+
 Selection = Literal["rows", "smallest_covering", "occupancy", "next_power_of_two"]
 """``rows``: first row whose conditions hold. ``smallest_covering``: smallest menu tile that holds the rows per expert.
 ``occupancy``: first menu tile that the rows per expert fill by less than ``fill_limit``. ``next_power_of_two``: the
@@ -178,6 +183,8 @@ class MoEKernel(Spec):
         Each (token, expert) pair gets a block of its own when M k times this is at most E, without expert parallelism.
     sparse_path_fixed_share : float
         Fixed time on that path over the fixed time off it, where pairs are sorted and aligned first [-].
+    expert_parallel_fixed_share : float
+        Fixed time with experts spread over ranks over that without, where experts of others are sorted out in launches of their own [-].
     tuned : tuple of TunedShape
         Shapes with tuned tiles.
     resident_blocks : int
@@ -186,10 +193,18 @@ class MoEKernel(Spec):
         A persistent tile scheduler walks the list of all experts of this rank, touched or not.
     keeps_local_rows : bool
         Rows of other ranks' experts are dropped before the activation, instead of carried along.
+    computes_every_pair : bool
+        Rows of other ranks' experts are cut into blocks and multiplied too.
     stored_as : str or None
         Format the engine keeps the weights in once loaded, where it expands the checkpoint's; None for the checkpoint's own.
     padded_to : int
         Multiple that hidden size and expert width on a rank are filled up to with zeros, in weights and rows [elements].
+    second_saves : float
+        Share of a re-read that an expert's second block saves; see :data:`SECOND_SAVES` [-].
+    idle_tile : int or None
+        Height of the block whose idle rows slow its weight stream [rows].
+    idle_cost : float
+        Time its stream would take longer if all its rows were idle, over its time without any [-].
     held : dict of str to float
         Constants of the equation that a fit holds at these values for this kernel, so that at most six are fitted.
     source : str
@@ -224,12 +239,17 @@ class MoEKernel(Spec):
     grouped_above_tokens_per_expert: int | None = Field(default=None, ge=1)
     sparse_path_factor: int | None = Field(default=None, ge=1)
     sparse_path_fixed_share: float = Field(default=1.0, gt=0, le=1)
+    expert_parallel_fixed_share: float = Field(default=1.0, ge=1)
     tuned: tuple[TunedShape, ...] = Field(default=(), repr=False)
     resident_blocks: int = Field(default=1, gt=0)
     walks_experts: bool = False
     keeps_local_rows: bool = False
+    computes_every_pair: bool = False
     stored_as: str | None = None
     padded_to: int = Field(default=1, ge=1)
+    second_saves: float = Field(default=SECOND_SAVES, ge=0, le=1)
+    idle_tile: int | None = Field(default=None, ge=1)
+    idle_cost: float = Field(default=0.0, ge=0)
     held: dict[str, float] = Field(default_factory=lambda: {"wave_time_s": NO_WAVE_TIME_S, "expert_time_s": 0.0})
     source: str
     inferred: bool = False
@@ -254,6 +274,8 @@ class MoEKernel(Spec):
                 raise ValueError("menu must rise from at least 1")
         if (self.selection == "occupancy") != (self.fill_limit is not None):
             raise ValueError("fill_limit belongs to selection 'occupancy', which needs it")
+        if (self.idle_tile is None) != (self.idle_cost == 0.0):
+            raise ValueError("idle_tile and idle_cost belong together")
         doubling = self.double_up_to is not None and self.double_limit is not None
         if (self.selection == "next_power_of_two") != doubling:
             raise ValueError("double_up_to and double_limit belong to selection 'next_power_of_two', which needs both")

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from nfp_model.boundary import saturated_baseline
+from nfp_model.cost.binding import kernel_for
 from nfp_model.cost.latency import Kernel
 from nfp_model.errors import InvalidArgumentError, UnsupportedError, unknown_name
 from nfp_model.kernels.counts import FloatArray
@@ -162,9 +163,16 @@ def fit_table(table: FitTable, backend: str, date: str, command: str) -> Fit:
 
 
 def _one_rule(table: FitTable) -> Callable[[Curve], Kernel] | None:
-    """The rule most own points have, for lent curves too; None leaves every curve its own."""
-    kernel = load_kernel(table.kernels[0]) if table.lent else None
-    return None if kernel is None else lambda curve: kernel
+    """The rule most own points have, for lent curves too unless theirs is of the same library; None leaves every curve its own."""
+    if not table.lent:
+        return None
+    kernel = load_kernel(table.kernels[0])
+
+    def rule(curve: Curve) -> Kernel:
+        own = kernel_for(load_hardware(curve.gpu), curve.operator_record(1), curve.backend)
+        return own if own is not None and own.library == kernel.library else kernel
+
+    return rule
 
 
 def _lent_words(table: FitTable) -> str:

@@ -30,12 +30,25 @@ ROUTING_COLUMNS = ["num_experts", "topk", "moe_ep_size", "distribution"]
 GROUP_ROUTED = {"hidden_size": 7168, "inter_size": 2048, "num_experts": 256, "topk": 8}
 """Experts of DeepSeek-V3 and R1, whose router keeps 4 of 8 groups (their ``config.json``: n_group, topk_group)."""
 
+GROUP_ROUTING = ("vllm", "sglang")
+GROUP_ROUTED_DTYPES = ("fp8_block", "nvfp4")
+"""Engines and weight formats whose balanced timings of those experts on one expert-parallel rank were routed so; inferred. From 64
+tokens on they take 0.50 to 0.53 of the time of all 256 experts with every kernel (Triton on H100, H200, L40S and RTX PRO 6000, FlashInfer
+CUTLASS on RTX PRO 6000), where power laws, TensorRT-LLM, bf16 and int4 take 0.9 to 1.0 (aiconfigurator-core 0.12.0, fit half)."""
+
 TRITON_ALIGNMENT = 16
 """Elements that integer arguments must be a multiple of for Triton to specialise a kernel on it (triton-lang/triton,
 ``specialize_impl``), and with it to load vectors."""
 
 NON_GATED_EXPERTS = frozenset({(2688, 1856), (1024, 2688), (2048, 5120), (4096, 2688), (8192, 5120)})
 """(hidden, expert width) of the experts with two matrices; TensorRT-LLM's own kernel label says so for all five."""
+
+REMAINDER_ON_ONE_RANK = frozenset({("trtllm", "1.0.0"), ("vllm", "0.14.0")})
+"""(engine, version) whose collector gave the pairs left over from rounded power-law loads to experts in order of their number, so to
+one rank; with M k <= E nearly all loads round to none. A100, 256 experts of (7168, 2048), k 8, TensorRT-LLM 1.0.0: a rank of 8 takes
+543 us at one token and 978 at two, one GPU with all of them 530 and 977; vLLM 0.14.0 491 and 941, 436 and 830. Later versions spread
+them (H100, TensorRT-LLM 1.3: 0.1 to 0.3 of one GPU's time). ``_generate_power_law_distribution`` of aiconfigurator's
+collector/helper.py shows both."""
 
 ALL_GATED = frozenset({("vllm", "0.14.0"), ("sglang", "0.5.10")})
 """(engine, version) whose timings give every expert three matrices; inferred. All 128 experts of (2688, 1856) at 64 tokens, over
@@ -163,6 +176,14 @@ def gemm_filters(gpu: str, backend: str, version: str, max_tokens: int) -> list[
 def moe_filters(gpu: str, backend: str, version: str, max_tokens: int) -> list[RowFilter]:
     """Filters of fused-MoE tables."""
     hopper_vllm = backend == "vllm" and gpu in ("h100_sxm5", "h200_sxm")
+
+    def routed_in_groups(rows: Any) -> BoolArray:
+        by_engine = rows["weight_dtype"].isin(GROUP_ROUTED_DTYPES) & (backend in GROUP_ROUTING)
+        itself = rows["kernel_source"].str.contains("flashinfer_trtllm|min_latency")
+        named = (rows[list(GROUP_ROUTED)] == list(GROUP_ROUTED.values())).all(axis=1)
+        alone = by_engine & (rows["moe_ep_size"] == 1)
+        return np.asarray((rows["distribution"] == "balanced") & named & (itself | alone), dtype=bool)
+
     return [
         _too_many_tokens("num_tokens", max_tokens),
         RowFilter(
@@ -172,11 +193,18 @@ def moe_filters(gpu: str, backend: str, version: str, max_tokens: int) -> list[R
         ),
         RowFilter(
             "group_routed",
-            "balanced rows of DeepSeek-V3's experts through kernels that route by themselves: group-limited routing reaches half of them",
+            "balanced rows of DeepSeek-V3's experts through kernels or engines that route by themselves: group-limited routing "
+            "reaches half of them",
+            routed_in_groups,
+        ),
+        RowFilter(
+            "remainder_on_one_rank",
+            "power-law rows of several ranks with no more pairs than experts, whose rounded loads left the pairs to one rank's experts",
             lambda rows: (
-                (rows["distribution"] == "balanced")
-                & rows["kernel_source"].str.contains("flashinfer_trtllm|min_latency")
-                & (rows[list(GROUP_ROUTED)] == list(GROUP_ROUTED.values())).all(axis=1)
+                rows["distribution"].str.startswith("power_law")
+                & (rows["moe_ep_size"] > 1)
+                & (rows["num_tokens"] * rows["topk"] <= rows["num_experts"])
+                & ((backend, version) in REMAINDER_ON_ONE_RANK)
             ),
         ),
         RowFilter(

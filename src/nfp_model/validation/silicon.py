@@ -13,6 +13,7 @@ from typing import Any
 from nfp_model.errors import InvalidArgumentError, unknown_name
 from nfp_model.quantities import ELEMENT_TYPES, canonical_dtype
 from nfp_model.specs.registry import load_hardware
+from nfp_model.validation import slower_ranks
 from nfp_model.validation.assemble import CurveTable, assemble
 from nfp_model.validation.datasets import CurveSet, Exclusion, Source
 from nfp_model.validation.filters import (
@@ -109,7 +110,8 @@ def load_moe(
     """Fused-MoE latency of one rank against token rows over all ranks.
 
     Routing, permutation, grouped GEMMs, activation and combination are inside; router GEMM, shared experts and
-    all-to-all are not. Shapes say routing and sharding; experts with two matrices have ``gated`` False. In balanced
+    all-to-all are not. Shapes say routing and sharding; experts with two matrices have ``gated`` False. Curves of
+    :mod:`~nfp_model.validation.slower_ranks` are counted out. In balanced
     rows of group-routed models not every expert is touched when top_k x tokens reaches their number.
 
     Parameters and errors are those of :func:`load_gemm`.
@@ -135,9 +137,11 @@ def load_moe(
             routing=row["distribution"],
         ),
     )
-    return _load(
-        "moe", table, gpu, backend, version, weight_dtype, lambda g, v: moe_filters(g, backend, v, max_tokens), keep
+    rest = [name for name in keep if name != slower_ranks.NAME]
+    found = _load(
+        "moe", table, gpu, backend, version, weight_dtype, lambda g, v: moe_filters(g, backend, v, max_tokens), rest
     )
+    return slower_ranks.without_slower_ranks(found, keep)
 
 
 def load_attention(gpu: str, backend: str, kv_dtype: str | None = None, version: str | None = None) -> CurveSet:
