@@ -248,3 +248,9 @@ def test_a_tuned_file_is_refused_where_no_triton_kernel_reads_it(tmp_path: Path)
         predict_nfp("b200", "mixtral", backend="vllm", tuned_moe=tmp_path, max_positions=8)
     with pytest.raises(NfpModelError, match="no_such_folder"):
         predict_nfp("h100", "mixtral", backend="vllm", tuned_moe=tmp_path / "no_such_folder", max_positions=8)
+
+
+def test_passes_that_quantise_are_named_where_they_end_the_range() -> None:
+    found = predict_nfp("b200", "llama-3.1-70b", backend="trtllm", weight_dtype="fp8", tensor_parallel=4)
+    assert "qkv_proj: quantising" in str(found)
+    assert "quantising" not in str(predict_nfp("b200", "llama-3.1-70b", backend="trtllm", tensor_parallel=4))

@@ -23,11 +23,17 @@ def test_table_equals_the_whole_menu(gpu: str, out_features: int, in_features: i
     bound = bind(load_hardware(gpu), Gemm(out_features, in_features), "uncalibrated")
     tokens = np.array(rows)
     whole = evaluate(*equation_inputs(bound, tokens)).min(axis=0)
-    # Inside an interval a third entry could win by a hair; never below the whole menu, and never by more than 5 parts in 1e4
-    # (1.3 seen: 3841 x 3303 on B200 at 11 rows).
     found = bound.seconds(tokens)
     assert (found >= whole * (1 - 1e-12)).all()
-    np.testing.assert_allclose(found, whole, rtol=5e-4)
+    np.testing.assert_allclose(found, whole, rtol=1e-9)
+
+
+@pytest.mark.parametrize("backend", ["vllm", "trtllm"])
+def test_an_entry_that_wins_between_two_others_is_found(backend: str) -> None:
+    # Eight parts, then two, then one win from 1 to 64 rows, within one tile.
+    bound = bind(load_hardware("rtx_pro_6000"), Gemm(8192, 2048), backend)
+    tokens = np.arange(1, 130)
+    np.testing.assert_allclose(bound.seconds(tokens), bound.terms(tokens)["total"], rtol=1e-12)
 
 
 @pytest.mark.parametrize("shape", [(4096, 4096), (28672, 8192), (152064, 2048)])

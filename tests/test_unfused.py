@@ -112,3 +112,13 @@ def test_a_gpu_without_such_timings_takes_the_launches_of_the_one_that_has_them(
     )
     # The same launches at a like clock: only bytes and the GEMMs' constants differ.
     assert 0.7 < here.baseline_latency_s / there.baseline_latency_s < 1.1
+
+
+def test_norms_over_all_heads_at_once_average_along_the_whole_projection() -> None:
+    # OLMoE normalises 2048 query features together, Qwen3 every head of 128.
+    means = {}
+    for name in ("olmoe", "qwen3-8b"):
+        uses = forward_operators(load_model(name), Workload(), fused=False)
+        means[name] = next(use.operator.means for use in uses if use.name == "qk_norms")  # type: ignore[union-attr]
+    assert means["olmoe"] == ((2048, 1), (2048, 1))
+    assert means["qwen3-8b"] == ((128, 32), (128, 8))

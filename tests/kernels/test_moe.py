@@ -414,7 +414,8 @@ def test_short_runs_slow_the_weight_stream_as_public_timings_show(
     operator = FusedMoE(4096, 2048, 256, 8, routing="balanced")
     counts = moe_counts(kernel(name), load_hardware(gpu), operator, np.array(tokens))
     ratio = counts.stream_slowed[1] / counts.stream_slowed[0]
-    assert ratio == pytest.approx(after / before, rel=0.13)
+    assert ratio == pytest.approx(after / before, rel=0.13 if after > 1.2 * before else 0.04)
+    assert ratio > 1.02
 
 
 def test_runs_of_8_bit_weights_keep_their_length() -> None:
@@ -456,3 +457,19 @@ def test_experts_of_other_ranks_cost_launches_of_their_own() -> None:
     )
     assert moe_counts(rule, H100, tensor, tokens).fixed_share.tolist() == [1.0]
     assert moe_counts(rule, H100, expert, tokens).fixed_share.tolist() == [1.6]
+
+
+@pytest.mark.parametrize(
+    ("gpu", "name", "operator"),
+    [
+        ("b200", "trtllm_gen_moe:untuned_fp4", FusedMoE(7168, 2048, 256, 8, "nvfp4")),  # idle rows of a tile slow it
+        ("h100", VLLM, FusedMoE(2048, 768, 128, 8, tensor_parallel=4)),  # a tuned depth changes alone
+    ],
+)
+def test_latency_does_not_fall_between_edges(gpu: str, name: str, operator: FusedMoE) -> None:
+    hardware = load_hardware(gpu)
+    tokens = np.arange(1, 3001)
+    seconds = bind(hardware, operator, "vllm").seconds(tokens)
+    falls = {int(place) + 2 for place in np.flatnonzero(np.diff(seconds) < -1e-12)}
+    assert falls
+    assert falls <= set(moe_edges(kernel(name), hardware, operator, 3000).tolist())

@@ -203,7 +203,7 @@ def _log_inputs(forward: BoundForward, positions: int) -> dict[str, dict[str, fl
 
 
 _SMOOTH = {
-    "bandwidth", "peak", "sm_count", "weight_bytes", "row_bytes", "out_features", "in_features", "experts_touched",
+    "bandwidth", "peak", "sm_count", "weight_bytes", "row_bytes", "quantized_bytes", "out_features", "in_features", "experts_touched",
     "up_bytes", "down_bytes", "row_flop", "moved_bytes", "kv_bytes", "side_bytes",
     "step_width",
 }  # fmt: skip

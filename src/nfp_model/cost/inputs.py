@@ -190,16 +190,16 @@ def gemm_inputs(
     kernel, hardware = bound.kernel, bound.hardware
     assert isinstance(kernel, GemmKernel)
     counts = counted or gemm_counts(kernel, hardware, operator, rows)
-    read_again = 0.0
+    saved = 0.0
     if kernel.quantizing_bytes:
         # The product reads what the passes wrote, in the weights' format.
-        read_again = ACTIVATION_BYTES - element_type(operator.weight_dtype).bytes
+        saved = ACTIVATION_BYTES - element_type(operator.weight_dtype).bytes
     return {
         "bandwidth": hardware.memory_bandwidth_bytes_per_s,
         "peak": hardware.peak(operator.weight_dtype, operator.activation_dtype),
         "sm_count": float(hardware.sm_count),
         "weight_bytes": operator.weight_bytes,
-        "row_bytes": operator.activation_bytes_per_row - read_again * operator.in_features,
+        "row_bytes": operator.activation_bytes_per_row - saved * operator.in_features,
         "quantized_bytes": kernel.quantizing_bytes * operator.in_features,
         "rows": rows.astype(np.float64),
         "out_features": float(operator.out_features),

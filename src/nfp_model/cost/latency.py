@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from nfp_model.cost.compiled import evaluate
 from nfp_model.cost.inputs import (
+    block_inputs,
     constant_inputs,
     equation_inputs,
     gemm_inputs,
@@ -127,8 +128,7 @@ class BoundOperator:
         if isinstance(self.operator, Attention) and isinstance(self.kernel, AttentionKernel):
             return attention_edges(self.kernel, self.hardware, self.operator, max_tokens)
         if isinstance(self.operator, CompressedAttention):
-            large = sparse_prefill_rows(self) // self.operator.batch_size + 1
-            return np.array([1, large] if 1 < large <= max_tokens else [1], dtype=np.int64)
+            return _block_edges(self, self.operator, max_tokens)
         if isinstance(self.operator, Elementwise):
             return _elementwise_edges(self.operator, max_tokens)
         return np.array([1], dtype=np.int64)
@@ -145,6 +145,17 @@ class BoundOperator:
 
     def _count(self, tokens: npt.ArrayLike) -> IntArray:
         return np.atleast_1d(np.asarray(tokens, dtype=np.int64))
+
+
+def _block_edges(bound: BoundOperator, operator: CompressedAttention, max_positions: int) -> IntArray:
+    """Where one more wave of rows selects, and where another kernel serves."""
+    positions = np.arange(1, max_positions + 1, dtype=np.int64)
+    waves = block_inputs(bound, operator, positions)["selection_waves"]
+    large = positions * operator.batch_size > sparse_prefill_rows(bound)
+    changed = np.diff(waves, prepend=waves[:1]) != 0
+    changed[1:] |= large[1:] != large[:-1]
+    changed[0] = True
+    return np.asarray(positions[changed], dtype=np.int64)
 
 
 def _elementwise_edges(operator: Elementwise, max_tokens: int) -> IntArray:

@@ -95,8 +95,20 @@ r_u = _new("reread_up", "r_u", "-", "share of W_u read again per further row blo
 r_d = _new("reread_down", "r_d", "-", "share of W_d read again per further row block", "kernel")
 d = _new("step_width", "d", "-", "bytes of a key step relative to d_k + d_v = 256 in 16 bits", "model")
 rho = _new("tile_cost", "rho", "-", "time of a CTA's start or key step relative to a 64-row query tile", "kernel")
-f_h = _new("hidden_starts", "f_h", "-", "CTAs an SM starts in turn, side by side with other CTAs' streams", "kernel")
-f_x = _new("exposed_starts", "f_x", "-", "CTAs an SM starts in turn, nothing streaming meanwhile", "kernel")
+f_h = _new(
+    "hidden_starts",
+    "f_h",
+    "-",
+    "CTAs an SM starts in turn, side by side with other CTAs' streams, longer ones by their length",
+    "kernel",
+)
+f_x = _new(
+    "exposed_starts",
+    "f_x",
+    "-",
+    "CTAs an SM starts in turn, nothing streaming meanwhile, longer ones by their length",
+    "kernel",
+)
 c_p = _new(
     "passes", "c_p", "-", "work besides the main kernel: combination of splits, copies that regroup heads", "kernel"
 )

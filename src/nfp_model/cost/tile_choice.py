@@ -1,8 +1,8 @@
 """The cheapest tile of a menu at every row count, found once per shape instead of at every evaluation.
 
-Between two edges every entry's counts are constant and its cost rises with the rows only through the bytes of the rows, so the
-entries that win at the two ends of an interval are the ones that can win inside it. A table of those two entries per interval
-replaces the whole menu: two evaluations a point instead of up to two hundred.
+Between two edges every entry's counts are constant and its cost rises with the rows only through the bytes of the rows: an entry that
+wins at both ends of an interval wins inside it, and where the winners differ the interval is halved until they meet. A table of two
+entries per interval replaces the whole menu: two evaluations a point instead of up to two hundred.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class TileTable:
     edges : ndarray of int
         Left edges, starting at 1 [rows].
     at_left, at_right : ndarray of int
-        Entry that wins at the left end, and at the last row count before the next edge.
+        Entry that wins at the left end, and at the last row count before the next edge or at that edge.
     """
 
     edges: IntArray
@@ -77,12 +77,30 @@ def tile_table(
         _TABLES.move_to_end(key)
         return known
     left = edges(limit)
-    right = np.append(left[1:] - 1, limit)
-    table = TileTable(left, _winners(left, over_menu), _winners(right, over_menu))
+    table = _envelope(left, np.append(left[1:] - 1, limit), over_menu)
     _TABLES[key] = table
     if len(_TABLES) > KEPT_TABLES:
         _TABLES.popitem(last=False)
     return table
+
+
+def _envelope(left: IntArray, right: IntArray, over_menu: Callable[[IntArray], FloatArray]) -> TileTable:
+    """Intervals at whose ends the same entry wins, or that hold two row counts at most, with the entries of both ends."""
+    at_left, at_right = _winners(left, over_menu), _winners(right, over_menu)
+    done: list[tuple[IntArray, Entries, Entries]] = []
+    while True:
+        open_ = (at_left != at_right) & (right - left > 1)
+        done.append((left[~open_], at_left[~open_], at_right[~open_]))
+        if not open_.any():
+            break
+        left, right, at_left, at_right = (one[open_] for one in (left, right, at_left, at_right))
+        middle = (left + right) // 2
+        at_middle = _winners(middle, over_menu)
+        left, right = np.concatenate([left, middle]), np.concatenate([middle, right])
+        at_left, at_right = np.concatenate([at_left, at_middle]), np.concatenate([at_middle, at_right])
+    starts, first, last = (np.concatenate(parts) for parts in zip(*done, strict=True))
+    order = np.argsort(starts, kind="stable")
+    return TileTable(starts[order], first[order], last[order])
 
 
 def _winners(rows: IntArray, over_menu: Callable[[IntArray], FloatArray]) -> Entries:

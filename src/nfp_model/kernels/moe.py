@@ -223,7 +223,8 @@ def moe_edges(kernel: MoEKernel, hardware: HardwareSpec, operator: FusedMoE, max
     """Left edges of the ranges of M in which the block rule stays the same; for balanced routing, the counts too.
 
     Between two edges the counts are smooth in M; balanced routing keeps experts and blocks constant. Power-law loads are
-    whole numbers and move by single rows at every M; those steps are no edges.
+    whole numbers and move by single rows at every M; those steps are no edges. Where idle rows slow a tile, the latency may fall while
+    it fills: every M that runs it is an edge.
 
     Parameters
     ----------
@@ -248,15 +249,15 @@ def moe_edges(kernel: MoEKernel, hardware: HardwareSpec, operator: FusedMoE, max
     require_positive_int(max_tokens=max_tokens)
     rows = np.arange(1, max_tokens + 1, dtype=np.int64)
     blocks = moe_blocks(kernel, hardware, operator, rows)
-    watched: list[npt.NDArray[np.generic]] = [blocks.rows, blocks.columns, blocks.grouped, blocks.sparse]
+    watched: list[npt.NDArray[np.generic]] = [blocks.rows, blocks.columns, blocks.depth, blocks.grouped, blocks.sparse]
     if operator.load_routing.kind == "balanced":
         counts = moe_counts(kernel, hardware, operator, rows)
         watched += [counts.experts_touched, counts.row_blocks]
-    changed = np.zeros(rows.size, dtype=bool)
+    changed: BoolArray = np.asarray(blocks.rows == (kernel.idle_tile or 0), dtype=bool)
     changed[0] = True
     for values in watched:
         changed[1:] |= values[1:] != values[:-1]
-    return rows[changed]
+    return np.asarray(rows[changed], dtype=np.int64)
 
 
 def tuned_shape(kernel: MoEKernel, hardware: HardwareSpec, operator: FusedMoE) -> TunedShape | None:

@@ -227,8 +227,9 @@ def _unfused_attention_pieces(
         "cache_update": UNFUSED["cache_update"].of(keys + values),
     }
     if part.qk_norm != "none":
-        heads = tuple((part.head_dim, width // part.head_dim) for width in (queries, keys))
-        pieces["qk_norms"] = UNFUSED["rms_norm"].of(queries + keys, heads)
+        whole = part.qk_norm == "full"
+        means = tuple((width, 1) if whole else (part.head_dim, width // part.head_dim) for width in (queries, keys))
+        pieces["qk_norms"] = UNFUSED["rms_norm"].of(queries + keys, means)
     rows = [OperatorUse(name, "elementwise", piece, count, "rank_rows") for name, piece in pieces.items()]
     strided = OperatorUse(
         "strided_heads", "elementwise", UNFUSED["strided_heads"].of(batch * queries), count, "positions"

@@ -184,7 +184,7 @@ def granularity_words(bound: BoundOperator, tokens: int) -> str:
         blocks = moe_counts(kernel, bound.hardware, operator, np.array([tokens]))
         routed, filled = float(blocks.routed_rows[0]), float(blocks.row_blocks[0] * blocks.block_rows[0])
         ctas = blocks.row_blocks[0] * ceil_div((operator.matrices - 1) * operator.local_width, blocks.block_columns[0])
-        again = ", weights re-read per block" if max(values["reread_up"], values["reread_down"]) == 1 else ""
+        again = ", weights re-read per block" if max(values["reread_up"], values["reread_down"]) >= 0.5 else ""
         return (
             f"{values['experts_touched']:.1f} of {operator.local_experts} experts, {values['row_blocks']:.1f} blocks of "
             f"{values['tile_rows']:.0f} rows, {routed:.0f} of {filled:.0f} rows used, "
@@ -273,6 +273,9 @@ def _gemm_mechanism(use: OperatorUse, bound: BoundOperator, tokens: np.ndarray, 
     if jumped:
         tiles = f"{before['tile_rows']:.0f} x {before['tile_columns']:.0f} to {end['tile_rows']:.0f} x {end['tile_columns']:.0f}"
         return "tile", f"{use.name} changes tile from {tiles} at {tokens[2]} rows"
+    added = {name: float(terms[name][2] - terms[name][0]) for name in ("memory", "matrix", "chain", "rows")}
+    if added["rows"] > max(added["memory"], added["matrix"], added["chain"]):
+        return "rows", f"{use.name}: quantising {tokens[2]} rows before the product"
     if terms["matrix"][2] > terms["memory"][2]:
         return (
             "matrix",

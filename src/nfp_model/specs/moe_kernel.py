@@ -276,6 +276,13 @@ class MoEKernel(Spec):
             raise ValueError("fill_limit belongs to selection 'occupancy', which needs it")
         if (self.idle_tile is None) != (self.idle_cost == 0.0):
             raise ValueError("idle_tile and idle_cost belong together")
+        tiles = {*self.menu, *(row.block_rows for row in self.rows)}
+        if self.idle_tile is not None and self.idle_tile not in tiles:
+            raise ValueError(
+                f"idle_tile is {self.idle_tile}; the kernel's tiles have {', '.join(map(str, sorted(tiles)))} rows"
+            )
+        if self.computes_every_pair and (self.keeps_local_rows or self.idle_tile is not None):
+            raise ValueError("computes_every_pair goes with neither keeps_local_rows nor idle_tile")
         doubling = self.double_up_to is not None and self.double_limit is not None
         if (self.selection == "next_power_of_two") != doubling:
             raise ValueError("double_up_to and double_limit belong to selection 'next_power_of_two', which needs both")

@@ -34,10 +34,10 @@ NEIGHBOURS = 12
 
 
 def memory_seconds(points: FitPoints) -> FloatArray:
-    """Bytes each point moves, weights, cache and activations, over the datasheet bandwidth [s]."""
+    """Bytes each point moves, weights, cache and activations, over the datasheet bandwidth [s]; passes that quantise left out."""
     inputs = {name: value[points.starts] for name, value in points.inputs.items()}
     if points.kind == "gemm":
-        moved = inputs["weight_bytes"] + (inputs["row_bytes"] + inputs["quantized_bytes"]) * inputs["rows"]
+        moved = inputs["weight_bytes"] + inputs["row_bytes"] * inputs["rows"]
     elif points.kind == "moe":
         moved = inputs["experts_touched"] * (inputs["up_bytes"] + inputs["down_bytes"]) + inputs["moved_bytes"]
     elif points.kind == "attention":

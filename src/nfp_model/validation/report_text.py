@@ -30,7 +30,10 @@ METHOD = """## How it is scored
 - **Baselines**: 16 rows for GEMM (past the special kernels for a few rows), every expert touched (M k >= 4 E) for MoE, 1 elsewhere.
 - A row counts as **met** when MAPE and boundary both are; a curve the model refuses counts as missed. Where the table records points
   twice, the noise between the recordings is shown by the same statistics, and where it is larger than a goal the goal is 1.2 times it.
-- **L2 replays**: decode-attention timings replay one cache. Two to four numbers a GPU generation, shared by all of its tables and
+- **Numbers in rule files**: beside the fitted constants, kernel files hold numbers inferred on the fit half for a kernel on all GPUs
+  that run it (bytes of quantising passes, shares of re-reads, residency, starts by rows, idle rows); each is marked inferred and says
+  what it rests on.
+- **L2 replays**: decode-attention timings replay one cache. Two to four numbers a GPU generation, one set for MLA and one for the rest,
   beside the fitted constants (`REPLAYS` and `LATENT_REPLAYS` in `validation/fit_points.py`), say how much faster a cache inside L2 is
   read again; they are used where such points are fitted and scored, and in no prediction. Rows "KV beyond L2" do not depend on them.
 - **Band**: share of points inside the 80 % band.
@@ -56,9 +59,9 @@ EXCLUSIONS = """Rows of the tables, both halves, left out before anything is fit
 `keep` of the loaders brings them back.
 """
 
-KNOWN_FAULTS = """Left in, and part of the errors above: TensorRT-LLM MoE power-law rows have spikes; H200's times of
-Llama-4-Scout's experts on 2 and 16 ranks are 3 to 7 times those of one rank; L40S TensorRT-LLM bf16 scatters by
-14 % at small M; balanced MoE rows of group-routed models do not touch every expert. All-reduce is scored by percentage error alone.
+KNOWN_FAULTS = """Left in, and part of the errors above: TensorRT-LLM MoE power-law rows have spikes; L40S TensorRT-LLM bf16 scatters by
+14 % at small M; balanced MoE rows of group-routed models do not touch every expert, other than those counted above as `group_routed`.
+All-reduce is scored by percentage error alone.
 Attention over several query positions against a long cache is published only for the DeepSeek-V4 blocks over a compressed cache
 (`dsv4_csa`, `dsv4_hca`), which are projections, indexer, compressed attention and output in one number and are predicted as such. The
 `mla` module is timed without any cached token; `dsa` and `msa` have at most 128 cached tokens but for SGLang's, which are timed
