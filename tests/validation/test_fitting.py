@@ -19,7 +19,7 @@ from nfp_model.specs.registry import load_hardware, spec_files
 from nfp_model.uncertainty import Z80, latency_band
 from nfp_model.validation.calibrating import fit_calibration, score_curves
 from nfp_model.validation.fit_files import calibration_to_toml, write_calibration
-from nfp_model.validation.fit_points import REPLAYS, collect, weights
+from nfp_model.validation.fit_points import BEYOND_WEIGHT, REPLAYS, collect, weights
 from nfp_model.validation.fit_tables import recorded_tables, sampled, setting, silicon_tables
 from nfp_model.validation.fit_unknowns import ONE_TILE, TILE_MENU, UNKNOWNS, Unknowns, significant
 from nfp_model.validation.fitting import band_deviation, fit_constants
@@ -203,6 +203,17 @@ def test_every_curve_counts_alike_and_parallel_layers_less() -> None:
     assert weight[points.curve == 0].sum() == pytest.approx(weight[points.curve == 1].sum())
     apart = weights(points, ["balanced", "parallel"])
     assert apart[points.curve == 1].sum() == pytest.approx(0.2 * apart[points.curve == 0].sum())
+
+
+def test_caches_in_memory_weigh_more_in_a_fit_and_alike_in_its_band() -> None:
+    curve = Curve(
+        "attention", AttentionShape(32, 8, 128, 4096), "h100_sxm5", "vllm", np.array([1, 8]), np.ones(2), kv_dtype="bfloat16",
+        beyond_l2=np.array([False, True]),
+    )  # fmt: skip
+    points = collect([curve], "vllm")
+    inside, beyond = weights(points)
+    assert beyond == pytest.approx(BEYOND_WEIGHT * inside)
+    assert weights(points, None, 1.0).tolist() == [1.0, 1.0]
 
 
 def test_at_most_six_numbers_are_fitted_seven_for_attention() -> None:

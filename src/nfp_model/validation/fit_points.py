@@ -324,7 +324,7 @@ def _flat(shape: Mapping[str, Any], tokens: int) -> tuple[dict[str, npt.NDArray[
     return columns, entries
 
 
-def weights(points: FitPoints, groups: Sequence[str] | None = None) -> FloatArray:
+def weights(points: FitPoints, groups: Sequence[str] | None = None, beyond_l2: float = BEYOND_WEIGHT) -> FloatArray:
     """Weight of every point: every curve of a group counts alike, and every group but the parallel and the lent ones; mean 1 [-].
 
     Parameters
@@ -333,11 +333,13 @@ def weights(points: FitPoints, groups: Sequence[str] | None = None) -> FloatArra
         What is fitted.
     groups : sequence of str or None
         Group of each of ``points.curves``; None for one.
+    beyond_l2 : float
+        Weight of a point whose cache lies in memory over one that may lie in L2 [-].
     """
     labels = np.array(groups if groups is not None else [""] * len(points.curves))[points.curve]
     weight = 1.0 / np.bincount(points.curve, minlength=len(points.curves))[points.curve]
     if "resident" in points.inputs:
-        weight = np.where(points.inputs["resident"], weight, BEYOND_WEIGHT * weight)
+        weight = np.where(points.inputs["resident"], weight, beyond_l2 * weight)
     for label in np.unique(labels):
         here = labels == label
         share = (PARALLEL_WEIGHT if label.endswith("parallel") else 1.0) * (

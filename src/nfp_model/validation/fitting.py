@@ -95,6 +95,8 @@ def fit_constants(points: FitPoints, groups: Sequence[str] | None = None) -> Con
     covariance = _covariance(near, weight, found, residual)
     missed = _left_out(near, groups, found)
     needed = needed_variance(near, missed, found, covariance)
+    # Constants serve caches in memory first; the band is to hold for every cache alike.
+    weight = weights(points, groups, 1.0)
     apart = np.array([label == PARALLEL for label in groups or [""] * len(points.curves)])[near.curve]
     own = percentile_scatter(needed[apart], weight[apart]) if apart.any() and not apart.all() else None
     # Single-rank shapes are too few to size a band alone: the others join them.
