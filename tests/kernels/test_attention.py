@@ -35,6 +35,7 @@ from nfp_model.specs.kernel_library import load_kernel
 from nfp_model.specs.registry import load_hardware
 from nfp_model.validation.fit_tables import silicon_tables
 from nfp_model.validation.shapes import AttentionShape
+from nfp_model.validation.silicon import load_attention
 
 A100, H100, B200 = (load_hardware(name) for name in ("a100", "h100", "b200"))
 GQA = Attention(32, 8, 128, 4096)
@@ -268,6 +269,30 @@ class TestTrtllmGen:
             )
             assert counts.splits.item() == splits, keys
 
+    def test_wide_groups_fall_back_under_tensorrt_llm(self) -> None:
+        # xqaDispatcher.cpp, shouldUse: masked multi-head attention, one CTA for every query head; FlashInfer has no such rule.
+        one = np.array([1])
+        for heads, ctas in ((32, 1), (64, 64), (128, 128)):
+            operator = Attention(heads, 1, 64, 4095)
+            counts = attention_counts(kernel("trtllm_gen_sm100:trtllm_decode"), B200, operator, one)
+            assert counts.query_tiles.item() == ctas
+        grouped = attention_counts(kernel("trtllm_gen_sm100:gqa_decode"), B200, Attention(128, 1, 64, 4095), one)
+        assert grouped.query_tiles.item() < 128
+
+    @pytest.mark.silicon
+    def test_the_public_timings_of_wide_groups_go_by_query_heads(self) -> None:
+        # B200: 128 heads take as long over one KV head as over two, of twice the cache, and many times as long as over four.
+        pytest.importorskip("aiconfigurator_core")
+        last = {
+            (s.num_kv_heads, s.context_length): float(curve.seconds[-1] / curve.tokens[-1])
+            for curve in load_attention("b200_sxm", "trtllm", "bfloat16").curves
+            if isinstance(s := curve.shape, AttentionShape)
+            and (s.num_query_heads, s.head_dim, s.window) == (128, 64, 0)
+        }
+        for context in (2047, 8191):
+            assert last[1, context] == pytest.approx(last[2, context], rel=0.05)
+            assert last[2, context] > 10 * last[4, context]
+
     @pytest.mark.silicon
     def test_the_second_split_shows_in_the_public_timings(self) -> None:
         # 256 keys are walked by one CTA, 512 by two, which combine: a step in every group of heads, flat on either side.
@@ -417,6 +442,7 @@ ALL_KEYS = [
     "flashinfer_sm80:append",
     "flashinfer_sm80:sglang",
     "trtllm_gen_sm100:gqa_decode",
+    "trtllm_gen_sm100:trtllm_decode",
     "vllm_triton_attention_sm80:unified",
     "sglang_triton_attention_sm80:decode_extend",
     "xqa_sm80:precompiled",
@@ -511,6 +537,8 @@ class TestSelection:
             ("a100", "trtllm", mla(16), "trtllm_mla_sm80:ampere"),
             ("b200", "sglang", mla(16), "trtllm_gen_sm100:mla_decode"),
             ("b200", "sglang", GQA, "trtllm_gen_sm100:gqa_decode"),
+            ("b200", "trtllm", GQA, "trtllm_gen_sm100:trtllm_decode"),
+            ("b200", "trtllm", Attention(32, 8, 128, 4096, kv_dtype="fp8"), "trtllm_gen_sm100:trtllm_decode_fp8"),
             ("h100", "trtllm", GQA, "xqa_sm80:precompiled"),
             ("h100", "trtllm", Attention(32, 8, 128, 4096, kv_dtype="fp8"), "xqa_sm90:jit_fp8"),
         ],
