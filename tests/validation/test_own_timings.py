@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import re
 from pathlib import Path
+from types import ModuleType, SimpleNamespace
 
 import numpy as np
 import pytest
@@ -18,6 +19,7 @@ from nfp_model.operators.pieces import UNFUSED
 from nfp_model.prediction import operator_latency
 from nfp_model.specs.calibration import load_calibration
 from nfp_model.specs.registry import load_hardware, load_model
+from nfp_model.validation import forward_kernels, kernel_names
 from nfp_model.validation.calibrating import fit_calibration
 from nfp_model.validation.cases import forward_model
 from nfp_model.validation.datasets import curves_of
@@ -35,6 +37,27 @@ def rows(name: str) -> list[dict[str, str]]:
 
 
 # --- the files ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("module", "name"), [(kernel_names, "gemm_kernels"), (forward_kernels, "forward_kernels")])
+def test_listing_commands_write_the_head_of_the_shipped_listings(
+    module: ModuleType, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    head: dict[str, str] = {}
+    lines = (DATA / f"{name}.csv").read_text(encoding="utf-8").splitlines(keepends=True)
+    for line in lines:
+        if line.startswith("# ") and (entry := line[2:].rstrip("\n").split(": ", 1))[0] not in head:
+            head[entry[0]] = entry[-1]
+    environment = {key: head[key] for key in head if key not in ("title", "command", "units", "licence", "not listed")}
+    stub = SimpleNamespace(torch=None, environment=lambda: environment)
+    monkeypatch.setattr("nfp_model.validation.cuda_backend.CudaBackend", lambda: stub)
+    monkeypatch.setattr(module, "cases_of", lambda kind: ())
+    out = tmp_path / "h100" / f"{name}.csv"
+    out.parent.mkdir()
+    module.main(out)
+    written = out.read_text(encoding="utf-8").splitlines(keepends=True)
+    assert written == lines[: len(written)]
+    assert len(written) > len(environment)
 
 
 @pytest.mark.parametrize("name", [*MEASURED, "ceilings"])

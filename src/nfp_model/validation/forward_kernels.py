@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from nfp_model.validation.cases import Case, cases_of
+from nfp_model.validation.store import header_text
 
 MODELS = ("llama_3_1_8b", "qwen3_8b", "qwen3_30b_a3b", "llada2_0_mini", "mixtral_8x7b")
 POSITIONS = (1, 2, 4, 8, 16, 32, 64)
@@ -54,16 +55,16 @@ def main(out: Path) -> None:
 
     backend = CudaBackend()
     torch = backend.torch
+    header = {
+        "title": "kernels of captured decode forwards with their durations, as torch's profiler lists them",
+        "command": f"python -m nfp_model.validation.forward_kernels {out.parent.name}/{out.name}",
+        **backend.environment(),
+        "units": "launches in one forward [-]; seconds_mean over launches and replays [s]",
+        "licence": "Apache-2.0",
+    }
     with open(out, "w", encoding="utf-8", newline="") as file:
-        file.write(
-            "# title: kernels of captured decode forwards with their durations, as torch's profiler lists them\n"
-        )
-        file.write(f"# command: python -m nfp_model.validation.forward_kernels h100/{out.name}\n")
-        file.writelines(f"# {name}: {value}\n" for name, value in backend.environment().items())
-        file.write("# units: launches in one forward [-]; seconds_mean over launches and replays [s]\n")
-        file.write("# licence: Apache-2.0\n")
+        file.write(header_text(header, COLUMNS))
         table = csv.writer(file, lineterminator="\n")
-        table.writerow(COLUMNS)
         for case in profiled_cases():
             shared: dict[str, Any] = {}
             bench = ForwardBench(case, torch, "cuda", shared)

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from nfp_model.validation.cases import Case, cases_of
+from nfp_model.validation.store import header_text
 
 ROWS = (
     1, 2, 4, 8, 9, 16, 17, 24, 32, 33, 48, 64, 65, 80, 96, 97, 112, 128, 129, 160, 192, 193, 224, 256, 257, 320, 384, 385,
@@ -54,15 +55,15 @@ def main(out: Path) -> None:
     from nfp_model.validation.cuda_backend import CudaBackend
 
     backend = CudaBackend()
+    header = {
+        "title": "kernels torch runs for the measured GEMM shapes, as its profiler names them; nothing timed",
+        "command": f"python -m nfp_model.validation.kernel_names {out.parent.name}/{out.name}",
+        **backend.environment(),
+        "licence": "Apache-2.0",
+    }
     with open(out, "w", encoding="utf-8", newline="") as file:
-        file.write(
-            "# title: kernels torch runs for the measured GEMM shapes, as its profiler names them; nothing timed\n"
-        )
-        file.write(f"# command: python -m nfp_model.validation.kernel_names h100/{out.name}\n")
-        file.writelines(f"# {name}: {value}\n" for name, value in backend.environment().items())
-        file.write("# licence: Apache-2.0\n")
+        file.write(header_text(header, COLUMNS))
         table = csv.writer(file, lineterminator="\n")
-        table.writerow(COLUMNS)
         for case in cases_of("gemm"):
             named = (case["out_features"], case["in_features"], case["weight_dtype"])
             with backend.torch.inference_mode():

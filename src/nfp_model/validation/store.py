@@ -83,12 +83,12 @@ class RecordStore:
             self._create()
 
     def _create(self) -> None:
-        lines = [f"# {name}: {_one_line(value)}\n" for name, value in self.header.items()]
+        text = header_text(self.header, columns_of(self.kind))
         staged = self.path.with_name(self.path.name + ".new")
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             # The header appears whole or not at all.
-            _write_through(staged, "w", "".join(lines) + _csv_line(columns_of(self.kind)))
+            _write_through(staged, "w", text)
             os.replace(staged, self.path)
         except OSError as error:
             raise SpecError(f"{self.path}: cannot be written ({error.strerror})") from None
@@ -172,6 +172,18 @@ class RecordStore:
             if key[: sizes - 1] == wanted[: sizes - 1] and key[sizes + 1 :] == wanted[sizes + 1 :]:
                 found[int(key[sizes])] = seconds
         return found
+
+
+def header_text(header: Mapping[str, str], columns: Sequence[str]) -> str:
+    """What stands above the first row of a measured table: its header as comments, and the names of its columns.
+
+    Examples
+    --------
+    >>> print(header_text({"title": "kernels"}, ("rows", "kernel")), end="")
+    # title: kernels
+    rows,kernel
+    """
+    return "".join(f"# {name}: {_one_line(value)}\n" for name, value in header.items()) + _csv_line(columns)
 
 
 def _one_line(value: str) -> str:
