@@ -44,7 +44,7 @@ from nfp_model.validation.report import markdown, text_table, write_docs
 from nfp_model.validation.score_boundaries import boundary_score, crossing, promised, ratios_of
 from nfp_model.validation.score_cases import case_set
 from nfp_model.validation.score_records import OURS, REPEAT, CurveCase, RowKey, ScoreReport
-from nfp_model.validation.score_rows import cause, row_score
+from nfp_model.validation.score_rows import kind_of_error, row_score
 from nfp_model.validation.scoring import score, score_curves_of
 from nfp_model.validation.shapes import AttentionShape, GemmShape, MoEShape, Shape
 from nfp_model.validation.silicon import load_attention_module, load_gemm
@@ -105,7 +105,7 @@ def test_known_percentage_and_boundary_errors() -> None:
     assert row.ours.mape == 0.0
     (worst,) = row.worst
     assert (worst.name, worst.mape) == ("late", pytest.approx((7 * 0.1 + 0.45) / 8))
-    assert (worst.cause, worst.tokens) == ("step", 64)
+    assert (worst.kind, worst.tokens) == ("step", 64)
     error = row.ours.boundaries["0.2|1"]
     assert (error.curves, error.median, error.signed_median) == (3, 0.0, 0.0)
     assert error.p90 == pytest.approx(0.8)  # of 0, 0, 1 by linear interpolation
@@ -211,7 +211,7 @@ def test_a_shape_is_left_out_of_its_own_interpolation() -> None:
 def test_the_kind_of_error_and_its_place_are_named(
     predicted: np.ndarray, measured: np.ndarray, expected: tuple[str, int]
 ) -> None:
-    assert cause(case(measured, predicted)) == expected
+    assert kind_of_error(case(measured, predicted)) == expected
 
 
 def test_layers_are_four_gemms_of_the_table() -> None:
@@ -329,6 +329,8 @@ def test_the_page_holds_command_goals_and_numbers(tmp_path: Path) -> None:
     with open(tmp_path / "validation" / "worst.csv", encoding="utf-8") as file:
         (one,) = csv.DictReader(file)
     assert (one["gpu"], one["curve"], one["kind"]) == (KEY.gpu, row.worst[0].name, "level")
+    assert (one["cause"], one["reading"]) == ("not read", "")
+    assert "1 of the curves have no note" in (tmp_path / "validation_worst.md").read_text(encoding="utf-8")
     scores = json.loads((tmp_path / "validation" / "scores.json").read_text(encoding="utf-8"))
     assert scores["rows"][0]["predictors"]["model"]["mape"] == pytest.approx(0.1)
     assert scores["goals"][0]["missed"] == [str(KEY)]

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import csv
 import json
 from collections.abc import Sequence
 from pathlib import Path
 
 from nfp_model.validation.fit_tables import SAMPLE
 from nfp_model.validation.goals import judged
+from nfp_model.validation.readings import FOLDER, Reading, load_readings
 from nfp_model.validation.report_tables import (
     band_table,
     exclusion_table,
@@ -22,9 +22,9 @@ from nfp_model.validation.report_tables import (
     reference_words,
     spread,
     token_table,
-    worst_table,
 )
 from nfp_model.validation.report_text import EXCLUSIONS, HEAD, KNOWN_FAULTS, METHOD, OWN, PAPER
+from nfp_model.validation.report_worst import worst_curves, worst_page, worst_table, write_worst
 from nfp_model.validation.score_records import ScoreReport
 
 
@@ -82,27 +82,10 @@ def _listed(value: object) -> str:
     return "[\n" + ",\n".join(json.dumps(item, separators=(",", ":")) for item in value) + "\n]"
 
 
-WORST_COLUMNS = ("goal", "gpu", "backend", "dtype", "setting", "constants", "curve", "mape", "kind", "tokens")
-
-
-def write_worst(report: ScoreReport, path: Path) -> None:
-    """Every one of the worst 5 % of curves of the judged rows as CSV, the worst of each goal first."""
-    with open(path, "w", encoding="utf-8", newline="") as file:
-        table = csv.writer(file, lineterminator="\n")
-        table.writerow(WORST_COLUMNS)
-        for result in judged(report.rows):
-            found = [(verdict.row.key, one) for verdict in result.verdicts for one in verdict.row.worst]
-            table.writerows(
-                (
-                    result.goal.title, key.gpu, key.backend, key.dtype, key.setting, key.constants, one.name, f"{one.mape:.4f}",
-                    one.cause, one.tokens,
-                )
-                for key, one in sorted(found, key=lambda pair: -pair[1].mape)
-            )  # fmt: skip
-
-
 def write_docs(report: ScoreReport, folder: Path) -> tuple[Path, ...]:
-    """``validation.md``, ``validation/scores.json``, ``validation/worst.csv`` and the pictures of a report.
+    """``validation.md``, ``validation_worst.md``, ``validation/scores.json``, ``validation/worst.csv`` and the pictures of a report.
+
+    The notes in ``validation/readings`` of the folder, where there are some, are joined to the worst curves.
 
     Parameters
     ----------
@@ -119,16 +102,22 @@ def write_docs(report: ScoreReport, folder: Path) -> tuple[Path, ...]:
     from nfp_model.validation.score_plots import write_plots
 
     inside = folder / "validation"
+    readings = load_readings(inside / FOLDER)
+    worst = worst_curves(judged(report.rows), readings)
     inside.mkdir(parents=True, exist_ok=True)
     pictures = write_plots(report, inside)
     write_json(report, inside / "scores.json")
-    write_worst(report, inside / "worst.csv")
-    page = folder / "validation.md"
-    page.write_text(markdown(report, pictures), encoding="utf-8")
-    return (page, inside / "scores.json", inside / "worst.csv", *pictures)
+    write_worst(worst, inside / "worst.csv")
+    pages = {
+        "validation.md": markdown(report, pictures, readings),
+        "validation_worst.md": worst_page(worst, readings, report.command),
+    }
+    for name, text in pages.items():
+        (folder / name).write_text(text, encoding="utf-8")
+    return (*(folder / name for name in pages), inside / "scores.json", inside / "worst.csv", *pictures)
 
 
-def markdown(report: ScoreReport, pictures: Sequence[Path] = ()) -> str:
+def markdown(report: ScoreReport, pictures: Sequence[Path] = (), readings: Sequence[Reading] = ()) -> str:
     """The page: goals beside what is reached, every row, the other predictors, residuals, exclusions, the paper's claim."""
     results = judged(report.rows)
     fitted = [row for row in report.rows if row.key.constants == "fitted" and row.predictors]
@@ -147,7 +136,7 @@ def markdown(report: ScoreReport, pictures: Sequence[Path] = ()) -> str:
     ]
     parts += ["## The 80 % band\n", band_table(report.rows)]
     parts += ["## Beside other predictors\n", predictor_table(report.rows), reference_words()]
-    parts += ["## Where the residual sits\n", token_table(main), worst_table(results)]
+    parts += ["## Where the residual sits\n", token_table(main), worst_table(worst_curves(results, readings))]
     parts += ["## The paper's claim\n", PAPER, over_table(report.rows)]
     parts += ["## Whole forwards and attention with many positions, timed by us\n", OWN]
     parts += ["## Excluded\n", EXCLUSIONS, exclusion_table(report), KNOWN_FAULTS]
@@ -158,4 +147,4 @@ def markdown(report: ScoreReport, pictures: Sequence[Path] = ()) -> str:
     return "\n".join(part.rstrip("\n") + "\n" for part in parts if part)
 
 
-__all__ = ["markdown", "text_table", "write_docs", "write_json", "write_worst"]
+__all__ = ["markdown", "text_table", "write_docs", "write_json"]

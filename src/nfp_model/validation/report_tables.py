@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
@@ -13,13 +12,6 @@ from nfp_model.validation.score_records import OURS, REPEAT, BoundaryScore, RowS
 
 SHOWN = "0.2"
 """eps of the boundaries the tables show [-]."""
-
-CAUSES = {
-    "measured falls": "a measured latency falls by a fifth or more as tokens rise: a kernel switch, or a fault of the data",
-    "level": "a constant factor; less than half the error is left without it",
-    "step": "one place where predicted and measured part by half their whole spread: a tile or kernel switch elsewhere than predicted",
-    "slope": "the rest",
-}
 
 PREDICTORS = {OURS: "this model", **{name: name.replace("_", " ") for name in REFERENCES}, REPEAT: "second recording"}
 
@@ -230,34 +222,6 @@ def token_table(rows: Sequence[RowScore]) -> str:
         lines.append((f"{operator} {setting}", *cells))
     words = "Median over rows of the median |predicted / measured - 1| of their points in %, in brackets signed, by tokens.\n\n"
     return words + table(("tokens", *ranges), lines)
-
-
-def worst_table(results: Sequence[GoalResult]) -> str:
-    """What kind of error dominates the worst 5 % of curves of every row, and the worst three of every goal."""
-    kinds, lines = [], []
-    for result in results:
-        worst = sorted(
-            ((one.mape, _place(v.row), one) for v in result.verdicts for one in v.row.worst), key=lambda item: -item[0]
-        )
-        if worst:
-            shares = Counter(one.cause for _, _, one in worst)
-            cells = [f"{100 * shares[name] / len(worst):.0f} %" for name in CAUSES]
-            kinds.append((result.goal.title, str(len(worst)), *cells))
-        lines += [
-            (result.goal.title, where, f"`{one.name.replace('|', ' ')}`", percent(mape), one.cause)
-            for mape, where, one in worst[:3]
-        ]
-    words = (
-        "The worst 5 % of curves of every row, at least one, by the kind of error that dominates; each one with its kind and the tokens "
-        "where it sits is in `validation/worst.csv`:\n\n"
-    )
-    causes = "\n".join(f"- **{name}**: {what}." for name, what in CAUSES.items()) + "\n"
-    text = words + causes + "\n" + table(("goal", "curves", *CAUSES), kinds)
-    return text + "\nThe three worst of every goal:\n\n" + table(("goal", "where", "curve", "MAPE", "kind"), lines)
-
-
-def _place(row: RowScore) -> str:
-    return f"{row.key.gpu} {row.key.backend} {row.key.dtype}"
 
 
 def over_table(rows: Sequence[RowScore]) -> str:

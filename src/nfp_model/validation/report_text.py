@@ -11,7 +11,7 @@ This page is written by
 ```
 
 on {source}, {date}: {curves} curves with {points} judged points of the {half} half of the fixed split, {seconds:.0f} s.{quick}
-Nothing on it is typed by hand, and the same numbers stand in `validation/scores.json`.
+Nothing on it is typed by hand but the titles of readings of the worst curves, and the same numbers stand in `validation/scores.json`.
 """
 
 METHOD = """## How it is scored

@@ -190,11 +190,11 @@ class Evidence:
 
 @dataclass(frozen=True)
 class WorstCurve:
-    """One of the worst curves of a row: its name, its MAPE [-], what kind of error it is and at which tokens; see ``score_rows.cause``."""
+    """One of the worst curves of a row: name, MAPE [-], kind of error and its tokens; see ``score_rows.kind_of_error``."""
 
     name: str
     mape: float
-    cause: str
+    kind: str
     tokens: int
 
 

@@ -97,14 +97,14 @@ def row_score(
         own_over_prediction={
             name: summary for name, (_, own, left) in ratios.items() if (summary := ratio_summary(own, left))
         },
-        worst=tuple(WorstCurve(cases[i].name, float(errors[i]), *cause(cases[i])) for i in worst),
+        worst=tuple(WorstCurve(cases[i].name, float(errors[i]), *kind_of_error(cases[i])) for i in worst),
         evidence=evidence_of(cases, order, {name: (idle, own) for name, (idle, own, _) in ratios.items()})
         if references
         else None,
     )
 
 
-def cause(case: CurveCase) -> tuple[str, int]:
+def kind_of_error(case: CurveCase) -> tuple[str, int]:
     """What kind of error dominates a curve, and at which tokens.
 
     ``measured falls``: a measured latency falls by a fifth or more as tokens rise, which no smooth term explains (kernel
