@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
+import numpy.typing as npt
 
 from nfp_model.boundary import Boundary, near_free_boundary
 from nfp_model.cost.latency import BoundOperator
 from nfp_model.curve import BoundForward, LatencyCurve
 from nfp_model.kernels.counts import FloatArray, IntArray
-from nfp_model.operators import FusedMoE, Operator
+from nfp_model.operators import Attention, FusedMoE, Operator
 
 Z80 = 1.2815515655446004
 """Half-width of a central 80 % interval of the normal distribution, in standard deviations [-]."""
@@ -16,6 +19,76 @@ Z80 = 1.2815515655446004
 _LOG_STEP = 1e-3
 _OUTSIDE_WIDENING = 2.0
 """Factor on the scatter outside the token range a fit saw [-]."""
+
+
+@dataclass(frozen=True, eq=False)
+class Spread:
+    """How unsure log T is at some points of one axis, by cause.
+
+    Attributes
+    ----------
+    moved : ndarray, shape (draws, points)
+        Effect on log T of independent unit draws of the constants [-].
+    scatter : ndarray, shape (shapes, points)
+        Standard deviation of log T the constants do not explain, a row for every independent shape [-].
+    octaves : ndarray, shape (shapes,)
+        Distance along the axis over which the scatter of a shape is forgotten [octaves].
+
+    Examples
+    --------
+    >>> alone = Spread.of(np.full(3, 0.1), octaves=1.0)
+    >>> alone.deviation
+    array([0.1, 0.1, 0.1])
+    >>> alone.ratio_deviation(np.array([1, 2, 64]), 0).round(3)
+    array([0.   , 0.112, 0.141])
+    """
+
+    moved: FloatArray
+    scatter: FloatArray
+    octaves: FloatArray
+
+    @classmethod
+    def of(cls, scatter: FloatArray, octaves: float = 1.0, moved: FloatArray | None = None) -> Spread:
+        """The spread of one shape."""
+        effects = np.empty((0, scatter.size)) if moved is None else moved
+        return cls(effects, scatter[np.newaxis, :], np.array([octaves]))
+
+    @property
+    def deviation(self) -> FloatArray:
+        """Standard deviation of log T [-]."""
+        return np.asarray(np.sqrt((self.moved**2).sum(axis=0) + (self.scatter**2).sum(axis=0)))
+
+    def ratio_deviation(self, tokens: npt.ArrayLike, start: int) -> FloatArray:
+        """Standard deviation of log(T / T at the point ``start``) [-].
+
+        Constants move both latencies together, so only the difference of their effects counts. The scatter of a shape is
+        correlated along the axis, exp(-d / octaves) at a distance of d octaves.
+        """
+        place = np.log2(np.asarray(tokens, dtype=np.float64))
+        kept = np.exp(-np.abs(place - place[start]) / self.octaves[:, np.newaxis])
+        then, now = self.scatter[:, start : start + 1], self.scatter
+        variance = ((self.moved - self.moved[:, start : start + 1]) ** 2).sum(axis=0)
+        variance += (now**2 + then**2 - 2.0 * kept * now * then).sum(axis=0)
+        return np.asarray(np.sqrt(np.maximum(variance, 0.0)))
+
+    def where(self, mask: npt.NDArray[np.bool_] | npt.NDArray[np.intp] | slice) -> Spread:
+        """The points a mask, places or a slice name."""
+        return Spread(self.moved[:, mask], self.scatter[:, mask], self.octaves)
+
+
+def unit_effects(gradient: FloatArray, covariance: npt.ArrayLike) -> FloatArray:
+    """Effects of independent unit draws: rows whose products sum to g' C g, shape (constants, points) [-].
+
+    Parameters
+    ----------
+    gradient : ndarray, shape (constants, points)
+        d log T / d log constant [-].
+    covariance : array_like, shape (constants, constants)
+        Of the logarithms of the constants [-].
+    """
+    # Printed to three digits, a covariance may be a hair from positive.
+    values, vectors = np.linalg.eigh(np.asarray(covariance, dtype=np.float64))
+    return np.asarray((vectors * np.sqrt(np.maximum(values, 0.0))).T @ gradient)
 
 
 def log_jacobian(bound: BoundOperator, tokens: IntArray) -> FloatArray:
@@ -39,63 +112,100 @@ def is_parallel(operator: Operator) -> bool:
     return isinstance(operator, FusedMoE) and operator.tensor_parallel * operator.expert_parallel > 1
 
 
+def cache_in_l2(bound: BoundOperator) -> bool:
+    """Whether an operator is attention over a cache no larger than the GPU's L2, whose scatter is its own."""
+    attention = bound.operator
+    if not isinstance(attention, Attention) or bound.hardware.l2_bytes is None:
+        return False
+    keys = sum(attention.keys_before(context) for context in attention.context_lengths)
+    sequences = attention.batch_size / len(attention.context_lengths)
+    return sequences * keys * attention.cache_bytes_per_token <= bound.hardware.l2_bytes
+
+
 def scatter(bound: BoundOperator, tokens: IntArray) -> FloatArray:
     """Standard deviation of log T not explained by the constants, wider outside the fitted token range [-]."""
     fit = bound.fit
-    width = np.full(tokens.size, fit.scatter(parallel=is_parallel(bound.operator)))
+    width = np.full(tokens.size, fit.scatter(parallel=is_parallel(bound.operator), in_l2=cache_in_l2(bound)))
     if fit.tokens is not None:
         outside = (tokens < fit.tokens[0]) | (tokens > fit.tokens[1])
         width = np.where(outside, _OUTSIDE_WIDENING * width, width)
     return width
 
 
+def operator_spread(bound: BoundOperator, tokens: IntArray) -> Spread:
+    """Spread of one operator's latency over rows, or query positions for attention."""
+    moved = unit_effects(log_jacobian(bound, tokens), bound.fit.covariance) if bound.fit.covariance else None
+    return Spread.of(scatter(bound, tokens), bound.fit.residual_octaves, moved)
+
+
 def latency_band(bound: BoundOperator, tokens: IntArray) -> tuple[FloatArray, FloatArray]:
     """80 % interval of one operator's latency: log-normal, covariance of the constants plus scatter [s]."""
-    seconds = bound.seconds(tokens)
-    variance = scatter(bound, tokens) ** 2
-    if bound.fit.covariance:
-        jacobian = log_jacobian(bound, tokens)
-        variance = variance + np.einsum("it,ij,jt->t", jacobian, np.array(bound.fit.covariance), jacobian)
-    width = Z80 * np.sqrt(variance)
-    return seconds * np.exp(-width), seconds * np.exp(width)
+    return _interval(bound.seconds(tokens), operator_spread(bound, tokens).deviation)
 
 
-def ratio_deviation(forward: BoundForward, positions: IntArray, baseline: int) -> FloatArray:
-    """Standard deviation of log(T(N) / T(N0)) of a forward [-].
+def forward_spread(forward: BoundForward, positions: IntArray) -> Spread:
+    """Spread of a forward's latency.
 
-    Constants move T(N) and T(N0) together, so only the difference of their gradients counts. The residual scatter of an
-    operator is taken as a property of its shape, and grows with the logarithm of the distance from the baseline.
+    Every operator counts by its share of T. Constants of one fit move all its operators together. The scatter belongs to a shape: it
+    is one for all launches of a shape and independent between shapes, as it is found to be: left-out residuals of two shapes at the same
+    rows correlate by 0.02 to 0.15 (GEMM, MoE and attention tables of B200, B300, H100 and L40S, fit half).
     """
-    grid = np.concatenate([[baseline], positions]).astype(np.int64)
     seconds = [
-        use.count * bound.seconds(forward.tokens(use, grid))
+        use.count * bound.seconds(forward.tokens(use, positions))
         for use, bound in zip(forward.uses, forward.bound, strict=True)
     ]
     total = np.sum(seconds, axis=0)
-    variance = np.zeros(positions.size)
+    nothing = np.zeros(positions.size)
+    moved: dict[tuple[object, ...], FloatArray] = {}
+    scatters: dict[Operator, FloatArray] = {}
+    octaves: dict[Operator, float] = {}
     for use, bound, part in zip(forward.uses, forward.bound, seconds, strict=True):
-        tokens = forward.tokens(use, grid)
-        share = part / total
-        if bound.fit.covariance:
-            gradient = share * log_jacobian(bound, tokens)
-            moved = gradient[:, 1:] - gradient[:, :1]
-            variance += np.einsum("it,ij,jt->t", moved, np.array(bound.fit.covariance), moved)
-        # Correlation of a shape's residual between N0 and N: one at N0, none some two octaves away.
-        apart = 1.0 - np.exp(-np.log2(np.maximum(positions / baseline, 1.0)) / 2.0)
-        variance += 2.0 * apart * (share[1:] * scatter(bound, tokens[1:])) ** 2
-    return np.sqrt(variance)
+        one, share = operator_spread(bound, forward.tokens(use, positions)), part / total
+        fit, shape = bound.fit, bound.operator
+        common = (bound.calibration, fit.operator, fit.dtypes, fit.kernels)
+        moved[common] = moved.get(common, nothing) + share * one.moved
+        scatters[shape] = scatters.get(shape, nothing) + share * one.scatter[0]
+        octaves[shape] = fit.residual_octaves
+    return Spread(np.vstack(list(moved.values())), np.vstack(list(scatters.values())), np.array(list(octaves.values())))
+
+
+def forward_band(forward: BoundForward, positions: IntArray) -> tuple[FloatArray, FloatArray]:
+    """80 % interval of a forward's latency at some positions [s]."""
+    return _interval(forward.curve(positions).seconds, forward_spread(forward, positions).deviation)
+
+
+def _interval(seconds: FloatArray, deviation: FloatArray) -> tuple[FloatArray, FloatArray]:
+    return seconds * np.exp(-Z80 * deviation), seconds * np.exp(Z80 * deviation)
+
+
+def boundary_band(
+    positions: IntArray, seconds: FloatArray, spread: Spread, tolerance: float, baseline: int
+) -> tuple[Boundary, Boundary]:
+    """80 % interval of a boundary: where the ratio to the baseline, shifted up and down by its own uncertainty, crosses.
+
+    Parameters
+    ----------
+    positions, seconds, spread
+        A curve that holds the baseline.
+    tolerance : float
+        eps [-].
+    baseline : int
+        N0 [positions].
+    """
+    width = Z80 * spread.ratio_deviation(positions, int(np.searchsorted(positions, baseline)))
+    low, high = (
+        near_free_boundary(LatencyCurve(positions, seconds * np.exp(sign * width)), tolerance, baseline)
+        for sign in (1.0, -1.0)
+    )
+    return low, high
 
 
 def nfp_band(forward: BoundForward, curve: LatencyCurve, boundary: Boundary) -> tuple[int, int]:
-    """80 % interval of NFP: where the curve's ratio to its baseline, shifted by its own uncertainty, crosses [positions]."""
+    """80 % interval of NFP; see :func:`boundary_band` [positions]."""
     positions = curve.positions[curve.positions >= boundary.baseline]
     start = np.array([boundary.baseline], dtype=np.int64)
     grid = positions if positions[0] == boundary.baseline else np.concatenate([start, positions])
-    width = Z80 * ratio_deviation(forward, grid, boundary.baseline)
     assert curve.refine is not None
     seconds = curve.refine(grid, None)
-    ends = []
-    for sign in (1.0, -1.0):
-        shifted = LatencyCurve(grid, seconds * np.exp(sign * width))
-        ends.append(near_free_boundary(shifted, boundary.tolerance, boundary.baseline).nfp)
-    return min(ends[0], boundary.nfp), max(ends[1], boundary.nfp)
+    low, high = boundary_band(grid, seconds, forward_spread(forward, grid), boundary.tolerance, boundary.baseline)
+    return min(low.nfp, boundary.nfp), max(high.nfp, boundary.nfp)

@@ -16,13 +16,14 @@ from nfp_model.errors import InvalidArgumentError, SpecError, UnknownNameError
 from nfp_model.specs.calibration import Calibration, Fit, load_calibration
 from nfp_model.specs.kernel_library import all_libraries
 from nfp_model.specs.registry import load_hardware, spec_files
-from nfp_model.uncertainty import Z80, latency_band
+from nfp_model.uncertainty import Z80, Spread, latency_band
 from nfp_model.validation.calibrating import fit_calibration, score_curves
+from nfp_model.validation.fit_bands import forgetting, point_spread, sized_bands
 from nfp_model.validation.fit_files import calibration_to_toml, write_calibration
 from nfp_model.validation.fit_points import BEYOND_WEIGHT, REPLAYS, collect, weights
 from nfp_model.validation.fit_tables import recorded_tables, sampled, setting, silicon_tables
 from nfp_model.validation.fit_unknowns import ONE_TILE, TILE_MENU, UNKNOWNS, Unknowns, significant
-from nfp_model.validation.fitting import band_deviation, fit_constants
+from nfp_model.validation.fitting import fit_constants
 from nfp_model.validation.pooling import fit_uncalibrated
 from nfp_model.validation.records import Curve, Measurement
 from nfp_model.validation.shapes import AllReduceShape, AttentionShape, GemmShape, MoEShape
@@ -180,7 +181,9 @@ def test_band_of_a_fit_is_the_band_a_prediction_shows() -> None:
     hardware, operator = load_hardware("h100"), curve.operator_record()
     bound = BoundOperator(operator, hardware, kernel_for(hardware, operator, "vllm"), fit, "made")
     low, high = latency_band(bound, curve.tokens)
-    deviation = band_deviation(collect([curve], "vllm").near_best(GEMM, 1.0), fit)  # the tile is held, as in a score
+    deviation = point_spread(
+        collect([curve], "vllm").near_best(GEMM, 1.0), fit
+    ).deviation  # the tile is held, as in a score
     # Where two tiles are all but equal, the prediction may hold the one, the fit's points the other.
     assert np.log(high / low) / (2 * Z80) == pytest.approx(deviation, rel=5e-3)
 
@@ -192,8 +195,35 @@ def test_noise_widens_the_band_by_its_own_size() -> None:
         return np.asarray(seconds * np.exp(noise.normal(0.0, 0.05, seconds.size)))
 
     found = fit_constants(collect(gemm_curves(GEMM, distort=shake), "vllm"))
-    assert 0.035 < found.band_scatter < 0.07
+    assert 0.035 < found.bands.band_scatter < 0.07
     assert 0.03 < found.log_scatter < 0.06
+
+
+def test_errors_that_a_whole_curve_shares_leave_its_boundary_sure() -> None:
+    """Residuals of +-10 % that last for a whole curve cancel in T / T(N0); those that change at every point do not."""
+    points = collect(gemm_curves(GEMM), "vllm")
+    weight, spread = np.ones(len(points)), Spread.of(np.full(len(points), 0.1 / Z80))
+    signs = np.random.default_rng(3).choice([-0.1, 0.1], len(points.curves))
+    lasting = forgetting(points, signs[points.curve], spread, weight)
+    changing = forgetting(points, np.random.default_rng(3).choice([-0.1, 0.1], len(points)), spread, weight)
+    assert lasting == 100.0
+    assert changing < 3.0
+
+
+def test_bands_of_caches_in_l2_and_in_memory_are_apart() -> None:
+    batches = np.arange(1, 41)
+    shape = AttentionShape(32, 8, 128, 4096)
+    curves = [
+        Curve("attention", shape, "h100_sxm5", "vllm", batches, np.ones(40), kv_dtype="bfloat16", beyond_l2=outside)
+        for outside in (np.zeros(40, dtype=bool), np.ones(40, dtype=bool))
+    ]
+    points = collect(curves, "vllm")
+    missed = np.where(points.curve == 0, 0.2, 0.1) * np.linspace(0.0, 1.0, len(points))
+    bands = sized_bands(points, missed, None, np.zeros((1, len(points))))
+    inside, outside = (missed[points.curve == index] / Z80 for index in (0, 1))
+    assert bands.band_scatter_in_l2 == pytest.approx(np.quantile(inside, 0.8), rel=0.05)
+    assert bands.band_scatter == pytest.approx(np.quantile(outside, 0.8), rel=0.05)
+    assert bands.band_scatter_parallel is None
 
 
 def test_every_curve_counts_alike_and_parallel_layers_less() -> None:

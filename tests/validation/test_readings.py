@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from nfp_model.errors import SpecError
+from nfp_model.uncertainty import Spread
 from nfp_model.validation.goals import judged
 from nfp_model.validation.readings import CAUSES, UNREAD, Reading, load_readings, reading_of
 from nfp_model.validation.report_worst import COLUMNS, worst_curves, worst_page, worst_table
@@ -32,7 +33,7 @@ def a_row() -> RowScore:
         tokens=np.array([1, 16, 64]),
         measured=measured,
         predicted=1.1 * measured,
-        deviation=np.full(3, 0.1),
+        spread=Spread.of(np.full(3, 0.1)),
         memory=np.full(3, 8.0),
         matrix=np.ones(3),
         baselines={"1": 1, "16": 16},

@@ -21,6 +21,7 @@ from nfp_model.operators import Gemm, OperatorUse
 from nfp_model.prediction import operator_latency
 from nfp_model.specs.calibration import load_calibration
 from nfp_model.specs.registry import load_hardware
+from nfp_model.uncertainty import Spread
 from nfp_model.validation.calibrating import fit_table
 from nfp_model.validation.dense_layers import dense_layers, layer_cases
 from nfp_model.validation.fit_points import collect
@@ -64,7 +65,7 @@ def case(measured: np.ndarray, predicted: np.ndarray, name: str = "one", **rest:
         "tokens": TOKENS,
         "measured": measured,
         "predicted": predicted,
-        "deviation": np.full(TOKENS.size, 0.1),
+        "spread": Spread.of(np.full(TOKENS.size, 0.1)),
         "memory": np.full(TOKENS.size, 8.0),
         "matrix": 0.25 * TOKENS,
         "baselines": {"1": 1, "16": 16},
@@ -116,6 +117,15 @@ def test_shape_error_forgives_a_constant_factor() -> None:
     row = row_score(KEY, [case(FLAT_THEN_DOUBLE, 1.3 * FLAT_THEN_DOUBLE)])
     assert row.ours.mape == pytest.approx(0.3)
     assert row.ours.shape_mape == pytest.approx(0.0)
+
+
+def test_a_boundary_inside_its_band_is_counted() -> None:
+    rising = 10.0 * TOKENS**0.15  # past 1.2 from 4 on
+    sure, unsure = (Spread.of(np.full(TOKENS.size, width), octaves=1.0) for width in (1e-4, 0.3))
+    for spread, inside in ((sure, 0.0), (unsure, 1.0)):
+        row = row_score(KEY, [case(FLAT_THEN_DOUBLE, rising, spread=spread)])
+        assert row.ours.boundaries["0.2|1"].band == inside
+    assert row_score(KEY, [case(rising, rising, spread=sure)]).ours.boundaries["0.2|1"].band == 1.0
 
 
 def test_percentage_errors_stop_where_they_are_judged_to() -> None:
@@ -223,7 +233,10 @@ def test_layers_are_four_gemms_of_the_table() -> None:
     assert layer.measured.tolist() == (4 * FLAT_THEN_DOUBLE).tolist()
     assert layer.predicted.tolist() == (8 * FLAT_THEN_DOUBLE).tolist()
     assert layer.idle_positions("1") == 32.0  # the parts' ratio, whatever their number
-    assert layer.deviation == pytest.approx(0.1 / 2)  # four independent equal parts
+    assert layer.spread.deviation == pytest.approx(0.1 / 2)  # four independent equal parts
+    common = Spread.of(np.zeros(TOKENS.size), moved=np.full((1, TOKENS.size), 0.1))
+    (layer,) = layer_cases(curves, [case(FLAT_THEN_DOUBLE, 2 * FLAT_THEN_DOUBLE, spread=common)] * 4)
+    assert layer.spread.deviation == pytest.approx(0.1)  # constants move all four together
 
 
 def test_refused_curves_count_as_missed() -> None:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def plot_prediction(prediction: Prediction, ax: Axes | None = None) -> Axes:
-    """Staircase of T(N) with the tolerance, the boundary, its band, and what idle compute promises.
+    """Staircase of T(N) with its band, the tolerance, the boundary, its band, and what idle compute promises.
 
     Parameters
     ----------
@@ -41,6 +41,8 @@ def plot_prediction(prediction: Prediction, ax: Axes | None = None) -> Axes:
     low, high = prediction.band
     band = f"80 % band of NFP, {low} to {high}" if low < high else f"80 % band of NFP, {low} alone"
     axes.axvspan(low, max(high, 1.02 * low), color=SKY, alpha=0.35, linewidth=0, label=band)
+    slowest, fastest = (1e3 * seconds for seconds in reversed(prediction.latency_band_s(positions)))
+    axes.fill_between(positions, fastest, slowest, color=BLUE, alpha=0.15, linewidth=0, label="80 % band of T(N)")
     axes.plot(positions, milliseconds, color=BLUE, linewidth=1.6, label="T(N) predicted")
     tolerance = f"(1 + {boundary.tolerance:g}) T({boundary.baseline})"
     axes.axhline(1e3 * boundary.threshold_s, color=BLACK, linewidth=1, linestyle=":", label=tolerance)
@@ -54,7 +56,7 @@ def plot_prediction(prediction: Prediction, ax: Axes | None = None) -> Axes:
     shown = max([idle, boundary.nfp, *([] if saturated is None else [saturated.nfp])])
     last = min(float(positions[-1]), 4 * shown)
     axes.set_xscale("log", base=2)
-    axes.set_ylim(0, 1.08 * float(milliseconds[positions <= last].max()))
+    axes.set_ylim(0, 1.08 * float(slowest[positions <= last].max()))
     axes.set_xlim(0.93 * boundary.baseline, max(last, 2.0 * boundary.baseline))
     plain_numbers(axes)
     axes.set_xlabel("positions per sequence N")

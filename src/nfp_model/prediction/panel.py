@@ -55,7 +55,16 @@ def _count(boundary: Boundary) -> str:
     return f"at least {boundary.nfp}" if boundary.censored else str(boundary.nfp)
 
 
-_BOUNDARY_HEAD = ("from", "NFP", "80 % band", "first exit", "idle-compute", "over-prediction", "T(baseline)")
+_BOUNDARY_HEAD = (
+    "from",
+    "NFP",
+    "80 % band",
+    "first exit",
+    "idle-compute",
+    "over-prediction",
+    "T(baseline)",
+    "80 % band of T",
+)
 
 
 def _boundary_rows(prediction: Prediction) -> list[tuple[str, ...]]:
@@ -76,7 +85,12 @@ def _boundary_row(p: Prediction, label: str) -> tuple[str, ...]:
         f"{p.idle_compute_nfp:.0f}",
         _factor(p.over_prediction, p.censored),
         format_si(p.baseline_latency_s, "s"),
+        " to ".join(format_si(one, "s") for one in _baseline_band(p)),
     )
+
+
+def _baseline_band(p: Prediction) -> list[float]:
+    return [float(one[0]) for one in p.latency_band_s(p.baseline)]
 
 
 def _factor(value: float, censored: bool) -> str:
@@ -211,6 +225,7 @@ def _boundary_dict(p: Prediction) -> dict[str, Any]:
         "baseline": p.baseline,
         "tolerance": p.boundary.tolerance,
         "baseline_latency_s": p.baseline_latency_s,
+        "baseline_latency_band_s": _baseline_band(p),
         "band": list(p.band),
         "idle_compute_nfp": p.idle_compute_nfp,
         "over_prediction": p.over_prediction,

@@ -144,6 +144,21 @@ class Prediction:
         assert self.curve.refine is not None
         return self.curve.refine(grid, None)
 
+    def latency_band_s(self, positions: npt.ArrayLike) -> tuple[FloatArray, FloatArray]:
+        """(low, high) of T(N) at 80 %, from parameter covariance and residual scatter [s].
+
+        Examples
+        --------
+        >>> from nfp_model import predict_nfp
+        >>> p = predict_nfp("h100", "llama-3.1-8b")
+        >>> low, high = p.latency_band_s([1, 16])
+        >>> bool((low < p.latency_s([1, 16])).all() and (p.latency_s([1, 16]) < high).all())
+        True
+        """
+        from nfp_model.uncertainty import forward_band
+
+        return forward_band(self.forward, np.atleast_1d(np.asarray(positions, dtype=np.int64)))
+
     @cached_property
     def idle_compute_nfp(self) -> float:
         """What the idle-compute intuition promises from the same baseline [positions]."""

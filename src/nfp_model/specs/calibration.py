@@ -243,6 +243,11 @@ class Fit(Spec):
         Same, chosen so that the 80 % band covers 80 % on fit-half shapes left out in turn [-].
     band_scatter_parallel : float or None
         The same for MoE layers spread over several ranks, where they were timed [-].
+    band_scatter_in_l2 : float or None
+        The same for attention over a cache no larger than L2, where both were timed [-].
+    residual_octaves : float
+        Distance along the tokens over which what the constants leave unexplained is forgotten, so chosen that the 80 % band of NFP
+        covers 80 % of fit-half shapes left out in turn [octaves].
     points, curves : int
         What it was fitted on [-].
     tokens : tuple of two int
@@ -265,6 +270,8 @@ class Fit(Spec):
     log_scatter: float = Field(ge=0)
     band_scatter: float | None = Field(default=None, ge=0)
     band_scatter_parallel: float | None = Field(default=None, ge=0)
+    band_scatter_in_l2: float | None = Field(default=None, ge=0)
+    residual_octaves: float = Field(default=2.0, gt=0)
     points: int = Field(default=0, ge=0)
     curves: int = Field(default=0, ge=0)
     tokens: tuple[int, int] | None = None
@@ -288,12 +295,18 @@ class Fit(Spec):
             raise ValueError(f"covariance must be {len(self.fitted)} x {len(self.fitted)}, in the order of 'fitted'")
         return self
 
-    def scatter(self, parallel: bool = False) -> float:
-        """Standard deviation of log T the constants do not explain, for one rank or for MoE over several [-]."""
-        chosen = (
-            self.band_scatter_parallel if parallel and self.band_scatter_parallel is not None else self.band_scatter
-        )
-        return self.log_scatter if chosen is None else chosen
+    def scatter(self, parallel: bool = False, in_l2: bool = False) -> float:
+        """Standard deviation of log T the constants do not explain [-].
+
+        Parameters
+        ----------
+        parallel : bool
+            MoE over several ranks.
+        in_l2 : bool
+            Attention over a cache no larger than L2.
+        """
+        own = self.band_scatter_parallel if parallel else self.band_scatter_in_l2 if in_l2 else None
+        return next((one for one in (own, self.band_scatter) if one is not None), self.log_scatter)
 
     def values(self) -> Constants:
         """The constants as the typed record the equation takes."""

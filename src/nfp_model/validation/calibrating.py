@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from dataclasses import asdict
 from datetime import date as calendar
 from pathlib import Path
 
 import numpy as np
 
-from nfp_model.boundary import saturated_baseline
 from nfp_model.cost.binding import kernel_for
 from nfp_model.cost.latency import Kernel
 from nfp_model.errors import InvalidArgumentError, UnsupportedError, unknown_name
@@ -17,6 +17,7 @@ from nfp_model.specs.calibration import Calibration, Fit, HeldOutScore, Operator
 from nfp_model.specs.kernel_library import load_kernel
 from nfp_model.specs.registry import load_hardware
 from nfp_model.uncertainty import Z80
+from nfp_model.validation.fit_bands import baseline_of, point_spread
 from nfp_model.validation.fit_files import write_calibration
 from nfp_model.validation.fit_points import FitPoints, collect
 from nfp_model.validation.fit_sharing import refuse_thin, shared
@@ -32,18 +33,14 @@ from nfp_model.validation.fit_tables import (
     silicon_tables,
 )
 from nfp_model.validation.fit_unknowns import significant
-from nfp_model.validation.fitting import band_deviation, fit_constants, rounded_covariance
+from nfp_model.validation.fitting import fit_constants, rounded_covariance
 from nfp_model.validation.records import Curve
-from nfp_model.validation.shapes import MoEShape
 from nfp_model.validation.statistics import boundary_error, coverage, curve_mape, median_and_p90
 
 Progress = Callable[[str], None]
 
 SCORE_TOLERANCE = 0.2
 """eps of the boundary error a calibration states [-]."""
-
-GEMM_BASELINE = 16
-"""N0 of the boundary error of GEMMs: past the special kernels for a few rows [rows]."""
 
 
 def fit_calibration(
@@ -142,8 +139,7 @@ def fit_table(table: FitTable, backend: str, date: str, command: str) -> Fit:
         fitted=found.fitted,
         covariance=rounded_covariance(found.covariance),
         log_scatter=found.log_scatter,
-        band_scatter=found.band_scatter,
-        band_scatter_parallel=found.band_scatter_parallel,
+        **asdict(found.bands),
         points=len(points),
         curves=len(curves),
         tokens=_token_range(points),
@@ -208,7 +204,7 @@ def score_points(points: FitPoints, fit: Fit) -> HeldOutScore:
 
 
 def _scored(points: FitPoints, fit: Fit, predicted: FloatArray) -> HeldOutScore:
-    deviation = band_deviation(points, fit)
+    deviation = point_spread(points, fit).deviation
     judged = points.tokens <= MAX_TOKENS.get(points.operator, int(points.tokens.max()))
     errors, boundaries = [], []
     for index in np.unique(points.curve):
@@ -216,7 +212,7 @@ def _scored(points: FitPoints, fit: Fit, predicted: FloatArray) -> HeldOutScore:
         inside = here & judged
         if inside.any():
             errors.append(curve_mape(predicted[inside], points.seconds[inside]))
-        baseline = _baseline(points.curves[index])
+        baseline = baseline_of(points.curves[index])
         moved = boundary_error(points.tokens[here], predicted[here], points.seconds[here], SCORE_TOLERANCE, baseline)
         boundaries += [] if moved is None else [moved]
     low, high = (predicted[judged] * np.exp(sign * Z80 * deviation[judged]) for sign in (-1.0, 1.0))
@@ -242,12 +238,6 @@ def fitted_range(points: FitPoints) -> FitPoints:
     """The points within the tokens a fit is made on."""
     most = FIT_TOKENS.get(points.operator)
     return points if most is None else points.where(points.tokens <= most)
-
-
-def _baseline(curve: Curve) -> int:
-    if isinstance(curve.shape, MoEShape):
-        return saturated_baseline(curve.shape.num_experts, curve.shape.top_k, 1)
-    return GEMM_BASELINE if curve.operator == "gemm" else 1
 
 
 def _tables_of(

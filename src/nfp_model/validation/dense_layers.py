@@ -8,6 +8,7 @@ from itertools import product
 import numpy as np
 
 from nfp_model.errors import UnsupportedError
+from nfp_model.uncertainty import Spread
 from nfp_model.validation.records import Curve
 from nfp_model.validation.references import ROOFLINE, TABLE
 from nfp_model.validation.score_records import CurveCase, FloatArray
@@ -76,7 +77,17 @@ def _summed(parts: Sequence[CurveCase], shapes: Sequence[tuple[int, int]]) -> Cu
         return np.asarray(np.sum([column[place] for column, place in zip(columns, places, strict=True)], axis=0))
 
     predicted = total([part.predicted for part in parts])
-    spread = np.sqrt(total([(part.deviation * part.predicted) ** 2 for part in parts])) / predicted
+    shares = [part.predicted[place] / predicted for part, place in zip(parts, places, strict=True)]
+    spreads = [part.spread.where(place) for part, place in zip(parts, places, strict=True)]
+    # One fit stands behind all four: its constants move them together, while every shape misses by itself.
+    scatters: dict[tuple[int, int], FloatArray] = {}
+    for shape, share, one in zip(shapes, shares, spreads, strict=True):
+        scatters[shape] = scatters.get(shape, np.zeros(tokens.size)) + share * one.scatter[0]
+    spread = Spread(
+        np.sum([share * one.moved for share, one in zip(shares, spreads, strict=True)], axis=0),
+        np.vstack(list(scatters.values())),
+        np.full(len(scatters), spreads[0].octaves[0]),
+    )
     plain = total([np.maximum(part.memory, part.matrix) for part in parts])
     table = (
         {TABLE: total([part.others[TABLE] for part in parts])} if all(TABLE in part.others for part in parts) else {}
@@ -87,7 +98,7 @@ def _summed(parts: Sequence[CurveCase], shapes: Sequence[tuple[int, int]]) -> Cu
         tokens=tokens,
         measured=total([part.measured for part in parts]),
         predicted=predicted,
-        deviation=spread,
+        spread=spread,
         memory=total([part.memory for part in parts]),
         matrix=total([part.matrix for part in parts]),
         baselines=parts[0].baselines,

@@ -7,14 +7,14 @@ constant the data say nothing about stays there with its prior uncertainty.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from nfp_model.kernels.counts import FloatArray
-from nfp_model.specs.calibration import Fit
-from nfp_model.uncertainty import Z80
+from nfp_model.uncertainty import unit_effects
+from nfp_model.validation.fit_bands import Bands, gradient, sized_bands
 from nfp_model.validation.fit_points import FitPoints, weights
 from nfp_model.validation.fit_refusal import POINTS_PER_CONSTANT, refuse_unfit
 from nfp_model.validation.fit_unknowns import significant
@@ -27,12 +27,6 @@ PRIOR_SPREAD = 1.0
 
 NEAR_BEST = 1.6
 """Menu entries slower than this times the cheapest are left out of the search once the constants are roughly known [-]."""
-
-_STEP = 1e-3
-_LEAST_SCATTER = 0.005
-
-PARALLEL = "parallel"
-"""Name of the group whose scatter is kept apart."""
 
 FOLDS = 5
 """Parts the shapes are left out in, in turn, to size the band [-]."""
@@ -52,10 +46,8 @@ class ConstantsFit:
         Of the logarithms, shapes being what varies: the sandwich estimate clustered by curve, prior included [-].
     log_scatter : float
         Weighted root mean square of log(measured / predicted) [-].
-    band_scatter : float
-        Scatter with which the 80 % band covers 80 % of shapes left out in turn [-].
-    band_scatter_parallel : float or None
-        The same of the group ``parallel`` alone [-].
+    bands : Bands
+        Scatter that sizes the 80 % band.
     left_out : ndarray, shape (points,)
         log(measured / predicted) by fits that never saw the point's shape, shapes left out in turn [-].
     """
@@ -64,8 +56,7 @@ class ConstantsFit:
     fitted: tuple[str, ...]
     covariance: FloatArray
     log_scatter: float
-    band_scatter: float
-    band_scatter_parallel: float | None
+    bands: Bands
     left_out: FloatArray
 
 
@@ -94,17 +85,9 @@ def fit_constants(points: FitPoints, groups: Sequence[str] | None = None) -> Con
     log_scatter = float(np.sqrt(np.average(residual**2, weights=weight)))
     covariance = _covariance(near, weight, found, residual)
     missed = _left_out(near, groups, found)
-    needed = needed_variance(near, missed, found, covariance)
-    # Constants serve caches in memory first; the band is to hold for every cache alike.
-    weight = weights(points, groups, 1.0)
-    apart = np.array([label == PARALLEL for label in groups or [""] * len(points.curves)])[near.curve]
-    own = percentile_scatter(needed[apart], weight[apart]) if apart.any() and not apart.all() else None
-    # Single-rank shapes are too few to size a band alone: the others join them.
-    alike = (
-        weight if own is None else np.where(apart, weight / weight[apart].sum(), 2.0 * weight / weight[~apart].sum())
-    )
-    band = percentile_scatter(needed, alike)
-    return ConstantsFit(constants, unknowns.names, covariance, significant(log_scatter), band, own, missed)
+    moved = unit_effects(gradient(near, constants, unknowns.names), covariance)
+    bands = sized_bands(points, missed, groups, moved)
+    return ConstantsFit(constants, unknowns.names, covariance, significant(log_scatter), bands, missed)
 
 
 def _thinned(points: FitPoints) -> FitPoints:
@@ -143,33 +126,9 @@ def solve(points: FitPoints, given: FloatArray | None, start: FloatArray, evalua
     return np.asarray(solution.x)
 
 
-def _gradient(points: FitPoints, constants: Mapping[str, float], names: Sequence[str]) -> FloatArray:
-    """d log T / d log constant, by central differences, shape (constants, points) [-]."""
-    rows = []
-    for name in names:
-        moved = [{**constants, name: constants[name] * float(np.exp(sign * _STEP))} for sign in (1.0, -1.0)]
-        up, down = (np.log(points.predicted(one)) for one in moved)
-        rows.append((up - down) / (2 * _STEP))
-    return np.array(rows).reshape(len(names), len(points))
-
-
-def band_deviation(points: FitPoints, fit: Fit) -> FloatArray:
-    """Standard deviation of log T behind the 80 % band, as ``uncertainty.latency_band`` has it, at every point [-]."""
-    ranks = [
-        getattr(curve.shape, "tensor_parallel", 1) * getattr(curve.shape, "expert_parallel", 1)
-        for curve in points.curves
-    ]
-    width = np.array([fit.scatter(parallel=count > 1) for count in ranks])[points.curve]
-    variance = width**2
-    if fit.covariance:
-        gradient = _gradient(points, fit.constants, fit.fitted)
-        variance += np.einsum("ip,ij,jp->p", gradient, np.array(fit.covariance), gradient)
-    return np.asarray(np.sqrt(variance))
-
-
 def _covariance(points: FitPoints, weight: FloatArray, logs: FloatArray, residual: FloatArray) -> FloatArray:
     """Sandwich estimate, clustered by curve: H^-1 (sum over curves of g g') H^-1 with the soft-L1 loss's curvature [-]."""
-    jacobian = _gradient(points, points.unknowns.exact(logs), points.unknowns.names)
+    jacobian = gradient(points, points.unknowns.exact(logs), points.unknowns.names)
     softened = weight / np.sqrt(1.0 + weight * (residual / SOFT) ** 2)
     pull = (SOFT / PRIOR_SPREAD) ** 2
     bread = (jacobian * softened) @ jacobian.T + np.eye(logs.size) * pull
@@ -199,27 +158,10 @@ def residuals_at(points: FitPoints, logs: FloatArray) -> FloatArray:
     return np.asarray(np.log(points.seconds / points.predicted(points.unknowns.exact(logs))))
 
 
-def needed_variance(points: FitPoints, missed: FloatArray, found: FloatArray, covariance: FloatArray) -> FloatArray:
-    """Residual variance from which each point lies inside the 80 % band: (missed / z)^2 less the covariance's part [-]."""
-    gradient = _gradient(points, points.unknowns.exact(found), points.unknowns.names)
-    return np.asarray((missed / Z80) ** 2 - np.einsum("ip,ij,jp->p", gradient, covariance, gradient))
-
-
-def percentile_scatter(needed: FloatArray, weight: FloatArray) -> float:
-    """Scatter that reaches 80 % of the weight of :func:`needed_variance` [-]."""
-    order = np.argsort(needed)
-    share = np.cumsum(weight[order]) / weight.sum()
-    reached = float(needed[order][min(int(np.searchsorted(share, 0.8)), needed.size - 1)])
-    return significant(float(np.sqrt(max(reached, _LEAST_SCATTER**2))))
-
-
 def rounded_covariance(covariance: FloatArray) -> tuple[tuple[float, ...], ...]:
     """A covariance as calibration files print it: three significant digits, symmetric."""
     even = (covariance + covariance.T) / 2.0
     return tuple(tuple(significant(float(value)) for value in row) for row in even)
 
 
-__all__ = [
-    "ConstantsFit", "band_deviation", "fit_constants", "needed_variance", "percentile_scatter", "residuals_at",
-    "rounded_covariance", "solve",
-]  # fmt: skip
+__all__ = ["ConstantsFit", "fit_constants", "residuals_at", "rounded_covariance", "solve"]

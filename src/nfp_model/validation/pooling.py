@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import date as calendar
 from pathlib import Path
 
@@ -12,15 +12,15 @@ import numpy as np
 from nfp_model.errors import UnsupportedError, unknown_name
 from nfp_model.specs.calibration import Calibration, Fit, OperatorKind, uncalibrated
 from nfp_model.specs.registry import load_hardware
+from nfp_model.uncertainty import unit_effects
 from nfp_model.validation.calibrating import fitted_range, score_curves
+from nfp_model.validation.fit_bands import gradient, sized_bands
 from nfp_model.validation.fit_files import write_calibration
 from nfp_model.validation.fit_points import FitPoints, collect, weights
 from nfp_model.validation.fit_tables import sampled, setting, silicon_tables
 from nfp_model.validation.fit_unknowns import significant
 from nfp_model.validation.fitting import (
     fit_constants,
-    needed_variance,
-    percentile_scatter,
     residuals_at,
     rounded_covariance,
     solve,
@@ -140,14 +140,14 @@ def _fit_pool(operator: OperatorKind, pool: _Pool, unseen: list[Curve], left_out
         rest = points.where(~out) if (~out).any() and len(seen) > 1 else points
         missed[out] = residuals_at(points.where(out), solve(rest, weights(rest, pool.groups), points.unknowns.start))
     weight = weights(points, pool.groups)
-    logs = np.log([found.constants[name] for name in found.fitted])
+    moved = unit_effects(gradient(points, found.constants, found.fitted), found.covariance)
     fit = Fit(
         operator=operator,
         constants=found.constants,
         fitted=found.fitted,
         covariance=rounded_covariance(found.covariance),
         log_scatter=significant(float(np.sqrt(np.average(missed**2, weights=weight)))),
-        band_scatter=percentile_scatter(needed_variance(points, missed, logs, found.covariance), weight),
+        **asdict(sized_bands(points, missed, pool.groups, moved)),
         points=len(points),
         curves=len(points.curves),
         data=f"{PACKAGE} {package_version()}: bfloat16 {operator} timings of {POOLED[operator]} on {', '.join(seen)}",

@@ -151,16 +151,24 @@ def _settings(rows: Iterable[RowScore]) -> dict[tuple[str, str], list[RowScore]]
 
 
 def band_table(rows: Sequence[RowScore]) -> str:
-    """Coverage of the 80 % band by operator and setting."""
+    """Coverage of the 80 % bands of T and of NFP by operator and setting."""
     lines = []
     for (operator, setting), some in _settings(row for row in rows if row.key.constants == "fitted").items():
         shares = [row.coverage for row in some if row.coverage is not None]
-        inside = sum(0.75 <= share <= 0.85 for share in shares)
-        low, middle, high = (percent(float(np.quantile(shares, q)), 0) for q in (0.1, 0.5, 0.9))
-        lines.append(
-            (f"{operator} {setting}", str(len(shares)), middle, f"{low} to {high}", f"{inside} of {len(shares)}")
-        )
-    return table(("", "rows", "median coverage", "p10 to p90", "rows within 75 to 85 %"), lines)
+        bounds = [
+            bound.band for row in some if (bound := main_boundary(row.ours.boundaries)) and bound.band is not None
+        ]
+        lines.append((f"{operator} {setting}", str(len(shares)), *_covered(shares), *_covered(bounds)))
+    head = ("median coverage of T", "p10 to p90", "rows within 75 to 85 %", "of NFP", "p10 to p90", "rows within")
+    return table(("", "rows", *head), lines)
+
+
+def _covered(shares: Sequence[float]) -> tuple[str, str, str]:
+    if not shares:
+        return ("-", "-", "-")
+    inside = sum(0.75 <= share <= 0.85 for share in shares)
+    low, middle, high = (percent(float(np.quantile(shares, q)), 0) for q in (0.1, 0.5, 0.9))
+    return (middle, f"{low} to {high}", f"{inside} of {len(shares)}")
 
 
 def predictor_table(rows: Sequence[RowScore]) -> str:

@@ -36,7 +36,8 @@ METHOD = """## How it is scored
 - **L2 replays**: decode-attention timings replay one cache. Two to four numbers a GPU generation, one set for MLA and one for the rest,
   beside the fitted constants (`REPLAYS` and `LATENT_REPLAYS` in `validation/fit_points.py`), say how much faster a cache inside L2 is
   read again; they are used where such points are fitted and scored, and in no prediction. Rows "KV beyond L2" do not depend on them.
-- **Band**: share of points inside the 80 % band.
+- **Band**: share of points whose time is inside the 80 % band of T, and, in the section on bands, of curves whose measured boundary is
+  inside that of NFP. Boundaries stand on tile edges, so where most are met exactly any band covers more than 80 %.
 - **Uncalibrated** rows use the constants fitted without the GPU's generation, with the backend's kernel rules; **sibling**
   rows those of another GPU of the generation.
 """

@@ -15,9 +15,10 @@ from nfp_model.operators import Collective, FusedMoE, Gemm, Operator
 from nfp_model.specs.calibration import Fit, uncalibrated
 from nfp_model.specs.hardware import HardwareSpec
 from nfp_model.specs.registry import load_hardware
+from nfp_model.uncertainty import Spread, forward_spread
+from nfp_model.validation.fit_bands import point_spread
 from nfp_model.validation.fit_points import FitPoints, collect
 from nfp_model.validation.fit_tables import MAX_TOKENS
-from nfp_model.validation.fitting import band_deviation
 from nfp_model.validation.records import Curve
 from nfp_model.validation.references import TABLE, TableInterpolator, matrix_seconds, memory_seconds, stream_seconds
 from nfp_model.validation.score_records import CurveCase
@@ -167,7 +168,7 @@ def _bare_cases(points: FitPoints, table: Sequence[Curve]) -> list[CurveCase]:
                 tokens=points.tokens[here],
                 measured=points.seconds[here],
                 predicted=points.seconds[here],
-                deviation=np.zeros(len(curve)),
+                spread=Spread.of(np.zeros(len(curve))),
                 memory=memory[here],
                 matrix=matrix[here],
                 baselines=baselines,
@@ -195,16 +196,16 @@ def _words(curve: Curve) -> str:
 def _predicted(bare: Sequence[CurveCase], points: FitPoints, fit: Fit) -> list[CurveCase]:
     predicted = points.predicted(fit.constants)
     # The winning tile alone: the others do not move the latency where the constants move a little.
-    deviation = band_deviation(points.near_best(fit.constants, 1.0), fit)
+    spread = point_spread(points.near_best(fit.constants, 1.0), fit)
     stops = np.searchsorted(points.curve, np.arange(len(points.curves) + 1))
     return [
-        replace(case, predicted=predicted[start:stop], deviation=deviation[start:stop])
+        replace(case, predicted=predicted[start:stop], spread=spread.where(slice(start, stop)))
         for case, start, stop in zip(bare, stops[:-1], stops[1:], strict=True)
     ]
 
 
 def _forward_cases(curves: Sequence[Curve], backend: str) -> CaseSet:
-    """Whole forwards of a user's file, by the prediction itself; bands and interpolation are left to the operators."""
+    """Whole forwards of a user's file, by the prediction itself; interpolation is left to the operators."""
     from nfp_model.validation.forwards import forward_prediction
 
     cases, refused, names = [], Counter[str](), set()
@@ -225,7 +226,7 @@ def _forward_cases(curves: Sequence[Curve], backend: str) -> CaseSet:
                 curve.tokens,
                 curve.seconds,
                 predicted.seconds,
-                np.zeros(len(curve)),
+                forward_spread(prediction.forward, curve.tokens),
                 nothing,
                 nothing,
                 {"1": 1},

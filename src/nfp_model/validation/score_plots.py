@@ -205,7 +205,7 @@ def _mape(case: CurveCase) -> float:
 def _staircase(axes: Axes, case: CurveCase, title: str) -> None:
     near = case.judged
     tokens, measured, predicted = case.tokens[near], 1e6 * case.measured[near], 1e6 * case.predicted[near]
-    band = 1e6 * case.predicted[near] * np.exp(np.outer([-1.2816, 1.2816], case.deviation[near]))
+    band = 1e6 * case.predicted[near] * np.exp(np.outer([-1.2816, 1.2816], case.spread.deviation[near]))
     axes.fill_between(tokens, band[0], band[1], color=BLUE, alpha=0.2, linewidth=0, label="80 % band")
     axes.plot(tokens, predicted, color=BLUE, linewidth=1.4, label=f"predicted, MAPE {100 * _mape(case):.1f} %")
     axes.plot(tokens, measured, color=BLACK, linewidth=0, marker="o", markersize=2.5, label="measured")

@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from nfp_model.uncertainty import Spread
+
 FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
 
@@ -64,6 +66,8 @@ class BoundaryScore:
         Share of curves within a factor of 1.25 and of 2 [-].
     signed_median : float
         Of log2(NFP predicted / measured): above 0 promises too much [-].
+    band : float or None
+        Share of curves whose measured boundary lies in the 80 % band of the predicted one; None for predictors without [-].
     both_censored, one_censored : int
         Curves on which both never left the tolerance, which is agreement, and on which one did not: its end of the range
         stands for its boundary, so the error counted is a lower bound [-].
@@ -77,6 +81,7 @@ class BoundaryScore:
     signed_median: float
     both_censored: int
     one_censored: int
+    band: float | None = None
 
 
 @dataclass(frozen=True)
@@ -131,8 +136,8 @@ class CurveCase:
         Places on the axis.
     measured, predicted : ndarray, shape (points,)
         Latencies [s].
-    deviation : ndarray, shape (points,)
-        Standard deviation of log T behind the 80 % band [-].
+    spread : Spread
+        How unsure log T is at every point.
     memory, matrix : ndarray, shape (points,)
         Bytes over peak bandwidth and FLOP over peak rate [s].
     baselines : dict
@@ -149,7 +154,7 @@ class CurveCase:
     tokens: IntArray
     measured: FloatArray
     predicted: FloatArray
-    deviation: FloatArray
+    spread: Spread
     memory: FloatArray
     matrix: FloatArray
     baselines: Mapping[str, int]
@@ -165,9 +170,10 @@ class CurveCase:
 
     def where(self, mask: npt.NDArray[np.bool_]) -> CurveCase:
         """The points a mask keeps."""
-        columns = ("tokens", "measured", "predicted", "deviation", "memory", "matrix")
+        columns = ("tokens", "measured", "predicted", "memory", "matrix")
         kept = {name: getattr(self, name)[mask] for name in columns}
-        return replace(self, **kept, others={name: seconds[mask] for name, seconds in self.others.items()})
+        others = {name: seconds[mask] for name, seconds in self.others.items()}
+        return replace(self, **kept, spread=self.spread.where(mask), others=others)
 
     def idle_positions(self, baseline: str) -> float | None:
         """Idle-compute NFP: tokens whose FLOP fit in the time the baseline's bytes take; never below the baseline."""

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from nfp_model.uncertainty import Z80
+from nfp_model.uncertainty import Z80, boundary_band
 from nfp_model.validation.records import Curve
 from nfp_model.validation.references import CONSTANT, IDLE, ROOFLINE, THREE, best_constant, fitted_roofline
 from nfp_model.validation.score_boundaries import (
@@ -71,10 +71,10 @@ def row_score(
     errors = np.array([curve_mape(case.predicted[case.judged], case.measured[case.judged]) for case in cases])
     order = np.argsort(errors)
     worst = order[::-1][: max(1, len(cases) // 20)]
-    measured, predicted, deviation = (
-        np.concatenate([getattr(case, name)[case.judged] for case in cases])
-        for name in ("measured", "predicted", "deviation")
+    measured, predicted = (
+        np.concatenate([getattr(case, name)[case.judged] for case in cases]) for name in ("measured", "predicted")
     )
+    deviation = np.concatenate([case.spread.deviation[case.judged] for case in cases])
     ratios = {
         f"{tolerance:g}|{baseline}": ratios_of(cases, tolerance, baseline)
         for tolerance in SWEPT
@@ -174,17 +174,28 @@ def repeat_score(
 def _curve_predictor(cases: Sequence[CurveCase], name: str | None) -> PredictorScore:
     errors, shapes = [], []
     pairs: dict[str, list[tuple[Crossing, Crossing]]] = {}
+    inside: dict[str, list[bool]] = {}
     for case in cases:
         seconds = case.predicted if name is None else case.others[name]
-        inside = case.judged
-        errors.append(curve_mape(seconds[inside], case.measured[inside]))
-        shapes.append(shape_mape(seconds[inside], case.measured[inside]))
+        errors.append(curve_mape(seconds[case.judged], case.measured[case.judged]))
+        shapes.append(shape_mape(seconds[case.judged], case.measured[case.judged]))
         for label, tolerance, baseline in _grid(case):
             ours, theirs = (crossing(case.tokens, one, tolerance, baseline) for one in (seconds, case.measured))
             if ours and theirs:
                 pairs.setdefault(label, []).append((ours, theirs))
+                if name is None:
+                    low, high = _boundary_band(case, tolerance, baseline)
+                    inside.setdefault(label, []).append(low <= theirs[0] <= high)
     boundaries = {label: score for label, some in pairs.items() if (score := boundary_score(some))}
+    for label, covered in inside.items():
+        boundaries[label] = replace(boundaries[label], band=float(np.mean(covered)))
     return PredictorScore(float(np.median(errors)), float(np.median(shapes)), boundaries)
+
+
+def _boundary_band(case: CurveCase, tolerance: float, baseline: int) -> tuple[int, int]:
+    start = int(np.searchsorted(case.tokens, baseline))
+    band = boundary_band(case.tokens, case.predicted, case.spread, tolerance, int(case.tokens[start]))
+    return band[0].nfp, band[1].nfp
 
 
 def _boundary_predictors(cases: Sequence[CurveCase]) -> dict[str, PredictorScore]:
