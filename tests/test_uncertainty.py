@@ -14,7 +14,15 @@ from nfp_model.curve import BoundForward
 from nfp_model.operators import Attention, Gemm, OperatorUse
 from nfp_model.prediction import Prediction
 from nfp_model.specs.registry import load_hardware
-from nfp_model.uncertainty import Z80, Spread, cache_in_l2, forward_spread, operator_spread, scatter, unit_effects
+from nfp_model.uncertainty import (
+    Z80,
+    Spread,
+    cache_in_l2,
+    forward_spread,
+    operator_spread,
+    scatter,
+    unit_effects,
+)
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +47,9 @@ def twice(forward: BoundForward) -> BoundForward:
 def test_one_operator_is_as_unsure_in_a_forward_as_alone(llama: Prediction) -> None:
     rows = np.array([1, 16, 64])
     alone = forward_of(llama, "qkv_proj")
-    assert forward_spread(alone, rows).deviation == pytest.approx(operator_spread(alone.bound[0], rows).deviation)
+    whole, part = forward_spread(alone, rows), operator_spread(alone.bound[0], rows)
+    assert whole.deviation == pytest.approx(part.deviation)
+    assert whole.ratio_deviation(rows, 0) == pytest.approx(part.ratio_deviation(rows, 0))
 
 
 def test_launches_of_one_shape_miss_together_and_two_shapes_apart(llama: Prediction) -> None:

@@ -244,6 +244,8 @@ def test_whole_forwards_are_predicted_from_operators_alone(forwards: list[object
     # Where the boundary is missed the band said so: 80 % of measured boundaries at least.
     assert found.covered is not None
     assert found.covered >= 0.8
+    assert found.covered_latency is not None
+    assert 0.75 <= found.covered_latency <= 0.9
 
 
 def test_idle_compute_misses_the_same_forwards_by_far(forwards: list[object]) -> None:

@@ -143,8 +143,8 @@ def _method(header: Mapping[str, str], folder: str, gpu: str, ours: bool) -> str
 def _summary(forwards: Sequence[Setting], modules: Sequence[Setting]) -> str:
     lines = [
         f"| | settings | boundaries | within 25 % | within {TILE_ROWS} rows | NFP error | T: median MAPE (worst) "
-        "| idle / measured (worst) | in the 80 % band |",
-        "|---|---|---|---|---|---|---|---|---|",
+        "| idle / measured (worst) | NFP in its 80 % band | T in its |",
+        "|---|---|---|---|---|---|---|---|---|---|",
     ]
     groups = {
         "whole forwards": forwards,
@@ -161,14 +161,20 @@ def _summary(forwards: Sequence[Setting], modules: Sequence[Setting]) -> str:
             a = agreement(some)
             latency = f"{a.mape:.1%} ({a.most_mape:.1%})"
             if not a.boundaries:
-                lines.append(f"| {words} | {a.settings} | none | - | - | - | {latency} | - | - |")
+                lines.append(
+                    f"| {words} | {a.settings} | none | - | - | - | {latency} | - | - | {_share(a.covered_latency)} |"
+                )
                 continue
             lines.append(
                 f"| {words} | {a.settings} | {a.boundaries} | {a.close:.0%} | {a.within_a_tile:.0%} "
                 f"| {a.median_error:.2f}/{a.p90_error:.2f} | {latency} "
-                f"| {a.idle_median:.1f}x ({a.idle_most:.0f}x) | {'-' if a.covered is None else f'{a.covered:.0%}'} |"
+                f"| {a.idle_median:.1f}x ({a.idle_most:.0f}x) | {_share(a.covered)} | {_share(a.covered_latency)} |"
             )
     return "\n".join(lines) + "\n"
+
+
+def _share(value: float | None) -> str:
+    return "-" if value is None else f"{value:.0%}"
 
 
 def _verdict(forwards: Sequence[Setting]) -> str:

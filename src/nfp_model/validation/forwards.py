@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 
 from nfp_model.boundary import near_free_boundary, saturated_baseline
 from nfp_model.curve import LatencyCurve
@@ -21,6 +22,7 @@ from nfp_model.validation.datasets import curves_of
 from nfp_model.validation.recorded import BACKEND, read_recorded
 from nfp_model.validation.records import Curve, FloatArray, IntArray
 from nfp_model.validation.shapes import AttentionShape, ForwardShape, GemmShape, MoEShape
+from nfp_model.validation.statistics import coverage
 
 TOLERANCES = (0.1, 0.2, 0.5)
 """eps the boundaries are compared at [-]."""
@@ -58,6 +60,8 @@ class Setting:
         Baseline N0 -> idle-compute NFP [positions].
     bands : dict
         (Baseline, tolerance) -> 80 % band of the predicted NFP [positions]; empty for modules.
+    latency_band : tuple of ndarray or None
+        80 % band of the predicted T [s]; None for modules.
     """
 
     name: str
@@ -70,12 +74,17 @@ class Setting:
     predicted: FloatArray
     idle: dict[int, float]
     bands: dict[tuple[int, float], tuple[int, int]] = field(default_factory=dict)
+    latency_band: tuple[FloatArray, FloatArray] | None = None
+
+    @property
+    def judged(self) -> npt.NDArray[np.bool_]:
+        """Points up to :data:`JUDGED_ROWS` rows."""
+        return self.positions * self.batch_size <= JUDGED_ROWS
 
     @property
     def mape(self) -> float:
-        """Mean |predicted / measured - 1| up to :data:`JUDGED_ROWS` rows [-]."""
-        judged = self.positions * self.batch_size <= JUDGED_ROWS
-        return float(np.abs(self.predicted / self.measured - 1)[judged].mean())
+        """Mean |predicted / measured - 1| over :attr:`judged` points [-]."""
+        return float(np.abs(self.predicted / self.measured - 1)[self.judged].mean())
 
     def boundaries(self) -> Iterator[tuple[int, float, int, int, float]]:
         """Baseline, tolerance, NFP measured, predicted and by idle compute, where the measured curve leaves the tolerance.
@@ -111,6 +120,8 @@ class Agreement:
         Median and largest over settings of :attr:`Setting.mape` [-].
     covered : float or None
         Share of measured boundaries inside the 80 % band of the prediction [-]; None where no band was asked for.
+    covered_latency : float or None
+        Share of judged points inside the 80 % band of T [-]; None likewise.
 
     Where no curve left a tolerance, ``boundaries`` is 0 and what is said of boundaries is NaN.
     """
@@ -126,6 +137,7 @@ class Agreement:
     mape: float
     most_mape: float
     covered: float | None
+    covered_latency: float | None
 
 
 def agreement(settings: Iterable[Setting]) -> Agreement:
@@ -133,9 +145,16 @@ def agreement(settings: Iterable[Setting]) -> Agreement:
     every = list(settings)
     rows = [(one.batch_size, *found) for one in every for found in one.boundaries()]
     errors = [one.mape for one in every]
+    points = [
+        coverage(one.measured[one.judged], *(end[one.judged] for end in one.latency_band))
+        for one in every
+        if one.latency_band is not None
+    ]
+    covered = float(np.mean(points)) if points else None
     if not rows:
         nan = float("nan")
-        return Agreement(len(every), 0, nan, nan, nan, nan, nan, nan, float(np.median(errors)), max(errors), None)
+        middle, most = float(np.median(errors)), max(errors)
+        return Agreement(len(every), 0, nan, nan, nan, nan, nan, nan, middle, most, None, covered)
     batch, _, _, measured, predicted, idle = (np.array(column, dtype=np.float64) for column in zip(*rows, strict=True))
     ratio = np.abs(np.log2(predicted / measured))
     inside = [
@@ -151,7 +170,7 @@ def agreement(settings: Iterable[Setting]) -> Agreement:
         float(np.mean(batch * np.abs(predicted - measured) <= TILE_ROWS)),
         float(np.median(ratio)), float(np.quantile(ratio, 0.9)),
         float(np.median(idle / measured)), float(np.max(idle / measured)),
-        float(np.median(errors)), max(errors), float(np.mean(inside)) if inside else None,
+        float(np.median(errors)), max(errors), float(np.mean(inside)) if inside else None, covered,
     )  # fmt: skip
 
 
@@ -207,6 +226,7 @@ def _forward(curve: Curve) -> Setting:
         predicted=prediction.forward.curve(curve.tokens).seconds,
         idle=idle,
         bands=bands,
+        latency_band=prediction.latency_band_s(curve.tokens),
     )
 
 
