@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import math
 import re
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
@@ -297,3 +298,18 @@ def test_attention_is_calibrated_over_the_positions_that_were_timed() -> None:
     fit = load_calibration("h100_sxm5", "torch").fit_for("attention", "bfloat16")  # type: ignore[union-attr]
     assert fit is not None
     assert fit.tokens == (1, most)
+
+
+def test_cublas_splits_thin_products_until_they_fill_the_gpu() -> None:
+    lines = (DATA / "gemm_kernels.csv").read_text(encoding="utf-8").splitlines()
+    splits: dict[tuple[int, int], set[int]] = {}
+    for row in csv.DictReader(line for line in lines if not line.startswith("#")):
+        tile = re.search(r"nvjet_sm90_tst_(\d+)x(\d+)_", row["kernel"])
+        if tile and row["reduction"]:
+            outputs, tokens = int(row["out_features"]), int(row["tokens"])
+            tiles = math.ceil(outputs / int(tile[1])) * math.ceil(tokens / int(tile[2]))
+            splits.setdefault((outputs, int(row["in_features"])), set()).add(int(row["ctas"]) // tiles)
+            assert int(row["ctas"]) <= 132
+    assert max(splits[256, 65536]) == 33  # four tiles of 64 outputs, 132 SMs
+    assert max(splits[512, 65536]) == 16
+    assert max(max(some) for some in splits.values()) == 33
