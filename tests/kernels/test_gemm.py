@@ -11,6 +11,7 @@ from hypothesis import given, settings, strategies as st
 from nfp_model.cost.binding import bind
 from nfp_model.cost.inputs import equation_inputs
 from nfp_model.errors import InvalidArgumentError, UnknownNameError
+from nfp_model.kernels.cutedsl import cutedsl_tiles
 from nfp_model.kernels.deepgemm import deepgemm_tiles
 from nfp_model.kernels.gemm import gemm_counts, gemm_edges, gemm_row
 from nfp_model.kernels.gemm_menu import menu_entries, menu_key
@@ -213,6 +214,27 @@ def test_deepgemm_blackwell_takes_one_wave_where_128_x_128_would(rows: int, out:
         assert math.ceil(rows / bm) * math.ceil(128 * out / bn) <= 148
 
 
+@pytest.mark.parametrize(
+    ("out", "depth", "rows", "expected"),
+    [
+        # 80 tiles of 128 x 128 in one wave score above 54 of 128 x 192 and 160 of 128 x 64 in two; the cluster runs along the outputs.
+        (10240, 51200, 1, (128, 128, 1, 4)),
+        # Swapped: the tokens fill the 64 columns of a tile of 128 outputs.
+        (10240, 51200, 24, (64, 128, 1, 1)),
+        (10240, 51200, 32, (128, 128, 1, 4)),
+        # 255 rows keep the tile of 128; at 256 two rows of 54 tiles fill 108 SMs.
+        (10240, 51200, 255, (128, 128, 1, 4)),
+        (10240, 51200, 256, (128, 192, 1, 1)),
+        (65536, 8192, 100, (128, 256, 1, 4)),
+    ],
+)
+def test_cutedsl_takes_the_tile_of_the_last_power_of_two(
+    out: int, depth: int, rows: int, expected: tuple[int, int, int, int]
+) -> None:
+    found = cutedsl_tiles(148, Gemm(out, depth, "nvfp4"), np.array([rows]))
+    assert tuple(int(part[0]) for part in found) == expected
+
+
 @settings(max_examples=60, deadline=None)
 @given(rows=st.integers(1, 2000), out=st.integers(1, 60), depth=st.integers(1, 60))
 def test_deepgemm_hopper_beats_every_plain_block_on_its_own_score(rows: int, out: int, depth: int) -> None:
@@ -314,6 +336,7 @@ KEYS = [
     "deepgemm_sm90:dense",
     "deepgemm_sm90:sglang",
     "deepgemm_sm100:dense",
+    "flashinfer_cutedsl_sm100:nvfp4",
     "marlin_sm80:dense",
     "machete_sm90:w4a16",
 ]

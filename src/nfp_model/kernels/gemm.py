@@ -9,6 +9,7 @@ import numpy.typing as npt
 
 from nfp_model.errors import InvalidArgumentError
 from nfp_model.kernels.counts import FloatArray, GemmCounts, IntArray, KernelRow
+from nfp_model.kernels.cutedsl import cutedsl_tiles
 from nfp_model.kernels.deepgemm import deepgemm_tiles
 from nfp_model.kernels.gemm_menu import menu_entries, menu_key, menu_waves, pruned_menu, pruning_limit
 from nfp_model.kernels.steps import ceil_div, round_up, whole_waves
@@ -81,7 +82,7 @@ def gemm_row(kernel: GemmKernel, hardware: HardwareSpec, operator: Gemm, rows: i
         row = kernel.rows[int(index[0])]
         rule, source, inside = row.label, row.source or source, inside and bool(found[0])
     else:
-        block = deepgemm_tiles(kernel.selection, hardware.sm_count, operator, at)
+        block = _scored_tiles(kernel.selection, hardware.sm_count, operator, at)
         tile_rows, tile_columns, cluster_rows, cluster_columns = (int(part[0]) for part in block)
         cluster = "" if cluster_rows * cluster_columns == 1 else f", cluster {cluster_rows} x {cluster_columns}"
         slow = float(_slowdown(kernel, *block)[0])
@@ -220,11 +221,19 @@ def _tiles(
 ) -> tuple[IntArray, IntArray, IntArray, IntArray]:
     """Per M: token tile, output tile, cluster along tokens and along outputs."""
     if kernel.selection != "dispatch":
-        return deepgemm_tiles(kernel.selection, sm_count, operator, rows)
+        return _scored_tiles(kernel.selection, sm_count, operator, rows)
     index, _ = _dispatch(kernel, sm_count, operator, rows)
     table = np.array([(row.token_tile, row.output_tile, *row.cluster) for row in kernel.rows], dtype=np.int64)
     token_tile, output_tile, cluster_rows, cluster_columns = table[index].T
     return np.where(token_tile == 0, rows, token_tile), output_tile, cluster_rows, cluster_columns
+
+
+def _scored_tiles(
+    rule: str, sm_count: int, operator: Gemm, rows: IntArray
+) -> tuple[IntArray, IntArray, IntArray, IntArray]:
+    if rule == "cutedsl_sm100":
+        return cutedsl_tiles(sm_count, operator, rows)
+    return deepgemm_tiles(rule, sm_count, operator, rows)
 
 
 def _slowdown(

@@ -9,7 +9,7 @@ from pydantic import Field, model_validator
 from nfp_model.quantities import ELEMENT_TYPES
 from nfp_model.specs.base import Spec
 
-GemmSelection = Literal["menu", "dispatch", "deepgemm_sm90", "deepgemm_sm100"]
+GemmSelection = Literal["menu", "dispatch", "deepgemm_sm90", "deepgemm_sm100", "cutedsl_sm100"]
 """``menu``: the cheapest tile of a menu; ``dispatch``: the first row whose conditions hold; the rest: scoring rules in code."""
 
 
