@@ -58,6 +58,8 @@ class GemmCounts:
     idle_share : ndarray, shape (1, rows) or (1, 1)
         Share of the rows paid for that lie outside M, where more than one row tile runs and the kernel is known to be slowed
         by them, else 0 [-].
+    stream_slowed : ndarray, shape (1, rows) or (1, 1)
+        Time of the memory stream over what it is at full rate: more than 1 where the kernel is known to be slower with a small input [-].
     """
 
     tile_rows: FloatArray
@@ -67,6 +69,7 @@ class GemmCounts:
     padded_rows: FloatArray
     rereads: FloatArray
     idle_share: FloatArray
+    stream_slowed: FloatArray
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from nfp_model.kernels.deepgemm import deepgemm_tiles
 from nfp_model.kernels.gemm_menu import menu_entries, menu_key, menu_waves, pruned_menu, pruning_limit
 from nfp_model.kernels.steps import ceil_div, round_up, whole_waves
 from nfp_model.operators import Gemm
+from nfp_model.quantities import element_type
 from nfp_model.specs.gemm_kernel import GemmKernel, GemmRow
 from nfp_model.specs.hardware import HardwareSpec
 
@@ -138,13 +139,16 @@ def _dispatch_counts(kernel: GemmKernel, sm_count: int, operator: Gemm, rows: In
         padded_rows=padded[None],
         rereads=(row_tiles / cluster_rows - 1.0 + alone)[None],
         idle_share=np.where(row_tiles > 1, 1.0 - rows / padded, 0.0)[None] * kernel.idle_rows_slow,
+        stream_slowed=_stream_slowed(kernel, operator, rows)[None],
     )
 
 
 @lru_cache(maxsize=512)
 def _changes(kernel: GemmKernel, sm_count: int, operator: Gemm, max_rows: int) -> IntArray:
     counts = _dispatch_counts(kernel, sm_count, operator, np.arange(1, max_rows + 1))
-    stacked = np.stack([counts.tile_rows[0], counts.tile_columns[0], counts.waves[0], counts.padded_rows[0]])
+    stacked = np.stack(
+        [counts.tile_rows[0], counts.tile_columns[0], counts.waves[0], counts.padded_rows[0], counts.stream_slowed[0]]
+    )
     changed = np.any(stacked[:, 1:] != stacked[:, :-1], axis=0)
     edges = np.concatenate([[1], np.flatnonzero(changed) + 2]).astype(np.int64)
     edges.setflags(write=False)
@@ -179,6 +183,7 @@ def _menu_counts(kernel: GemmKernel, hardware: HardwareSpec, operator: Gemm, row
         padded_rows=padded[menu.token_index],
         rereads=np.zeros((1, 1)),
         idle_share=np.zeros((1, 1)),
+        stream_slowed=np.ones((1, 1)),
     )
 
 
@@ -213,6 +218,7 @@ def chosen_counts(
         padded_rows=(row_tiles * tile_rows)[None],
         rereads=np.zeros((1, 1)),
         idle_share=np.zeros((1, 1)),
+        stream_slowed=np.ones((1, 1)),
     )
 
 
@@ -226,6 +232,14 @@ def _tiles(
     table = np.array([(row.token_tile, row.output_tile, *row.cluster) for row in kernel.rows], dtype=np.int64)
     token_tile, output_tile, cluster_rows, cluster_columns = table[index].T
     return np.where(token_tile == 0, rows, token_tile), output_tile, cluster_rows, cluster_columns
+
+
+def _stream_slowed(kernel: GemmKernel, operator: Gemm, rows: IntArray) -> FloatArray:
+    """Time of the weights' stream over that at full rate, with a quantised input smaller than the kernel's threshold [-]."""
+    # Whole bits: scales lie in a tensor of their own.
+    element_bytes = int(element_type(operator.weight_dtype).bits) / 8.0
+    small = rows * (operator.in_features * element_bytes) < kernel.small_input_bytes
+    return np.asarray(1.0 + kernel.small_input_slow * small)
 
 
 def _scored_tiles(

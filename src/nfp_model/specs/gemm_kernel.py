@@ -107,6 +107,11 @@ class GemmKernel(Spec):
     quantizing_bytes : float
         Bytes an input element moves in launches that quantise it before the product and are timed with it, counted at the weights'
         rate (more than they are where those launches are slower) [B]; 0 where the input is already quantised or the passes do not show.
+    small_input_bytes : float
+        Dispatch: while the quantised input, scales left out, is smaller, the weights stream more slowly (seen with tiles of 128 rows on
+        RTX Blackwell) [B].
+    small_input_slow : float
+        How much longer the stream then takes, over its time [-].
     token_tiles, output_tiles : tuple of int
         Menu: bm and bn [rows], [columns].
     max_tile_area : int
@@ -136,6 +141,8 @@ class GemmKernel(Spec):
     slow_blocks: tuple[tuple[int, int], ...] = ()
     slow_factor: float = Field(default=1.0, ge=1.0)
     quantizing_bytes: float = Field(default=0.0, ge=0.0)
+    small_input_bytes: float = Field(default=0.0, ge=0.0)
+    small_input_slow: float = Field(default=0.0, ge=0.0)
     token_tiles: tuple[int, ...] = ()
     output_tiles: tuple[int, ...] = ()
     max_tile_area: int = Field(default=32768, gt=0)
