@@ -205,6 +205,21 @@ def test_rereads_and_idle_rows_by_brute_force(
     assert counts.idle_share.item() == pytest.approx((paid - rows) / paid if slow and paid > tile else 0.0)
 
 
+@pytest.mark.parametrize(
+    ("out", "rows", "idle"),
+    [
+        (4096, 16, 0.0),  # a tile of 16 rows
+        (4096, 17, 47 / 64),
+        (4096, 64, 0.0),
+        (1024, 17, 0.0),  # narrow outputs: four tiles of 16 rows
+        (4096, 129, 127 / 256),  # two tiles of 128
+    ],
+)
+def test_vllm_on_hopper_pays_for_idle_rows_of_wide_tiles(out: int, rows: int, idle: float) -> None:
+    counts = gemm_counts(kernel("vllm_scaled_mm_sm90:fp8"), H100, Gemm(out, 8192, "fp8"), np.array([rows]))
+    assert counts.idle_share.item() == pytest.approx(idle)
+
+
 @settings(max_examples=60, deadline=None)
 @given(rows=st.integers(65, 2000), out=st.integers(1, 60), depth=st.integers(1, 60))
 def test_deepgemm_blackwell_takes_one_wave_where_128_x_128_would(rows: int, out: int, depth: int) -> None:

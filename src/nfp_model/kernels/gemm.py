@@ -130,6 +130,7 @@ def _dispatch_counts(kernel: GemmKernel, sm_count: int, operator: Gemm, rows: In
     tiles = row_tiles * column_tiles
     padded = row_tiles * tile_rows
     waves = np.maximum(1.0, tiles / sm_count) if kernel.stream_k else whole_waves(tiles, sm_count)
+    slows = tile_rows >= kernel.idle_tile_rows if kernel.idle_tile_rows else row_tiles > 1
     alone = np.where(needed > 1, needed - rows / tile_rows, 0.0) * kernel.idle_rows_reread
     return GemmCounts(
         tile_rows=tile_rows.astype(np.float64)[None],
@@ -138,7 +139,7 @@ def _dispatch_counts(kernel: GemmKernel, sm_count: int, operator: Gemm, rows: In
         waves=(waves * slow)[None],
         padded_rows=padded[None],
         rereads=(row_tiles / cluster_rows - 1.0 + alone)[None],
-        idle_share=np.where(row_tiles > 1, 1.0 - rows / padded, 0.0)[None] * kernel.idle_rows_slow,
+        idle_share=np.where(slows, 1.0 - rows / padded, 0.0)[None] * kernel.idle_rows_slow,
         stream_slowed=_stream_slowed(kernel, operator, rows)[None],
     )
 

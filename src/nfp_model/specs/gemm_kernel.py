@@ -98,6 +98,9 @@ class GemmKernel(Spec):
     idle_rows_slow : bool
         Dispatch: where more than one row tile runs, tiles with rows outside M are slower than full ones (seen on Hopper: the time
         falls while M fills the last tile).
+    idle_tile_rows : int
+        Dispatch: rows outside M slow tiles of at least this many rows, one alone too, and no smaller ones [rows]; 0: any tile where more
+        than one row tile runs.
     idle_rows_reread : bool
         Dispatch: there a partly filled last tile also reads its idle share of the weights anew (seen with DeepGEMM on Hopper).
     slow_blocks : tuple of (int, int)
@@ -137,6 +140,7 @@ class GemmKernel(Spec):
     hard_waves: bool = False
     stream_k: bool = False
     idle_rows_slow: bool = False
+    idle_tile_rows: int = Field(default=0, ge=0)
     idle_rows_reread: bool = False
     slow_blocks: tuple[tuple[int, int], ...] = ()
     slow_factor: float = Field(default=1.0, ge=1.0)
