@@ -230,19 +230,20 @@ def test_deepgemm_blackwell_takes_one_wave_where_128_x_128_would(rows: int, out:
 
 
 @pytest.mark.parametrize(
-    ("backend", "key", "dtype", "slow"),
+    ("gpu", "backend", "key", "dtype", "slow"),
     [
         # 128 KB of 8-bit input at 8 rows of 16384, of 4-bit input at 16 rows; scales do not count.
-        ("sglang", "sgl_kernel_sm120:fp8", "fp8", 7),
-        ("sglang", "cutlass_nvfp4_sm120:nvfp4", "nvfp4", 16),
+        ("rtx_pro_6000_blackwell", "sglang", "sgl_kernel_sm120:fp8", "fp8", 7),
+        ("rtx_pro_6000_blackwell", "sglang", "cutlass_nvfp4_sm120:nvfp4", "nvfp4", 16),
+        ("b200", "trtllm", "trtllm_nvfp4_sm100:nvfp4", "nvfp4", 15),
     ],
 )
-def test_a_small_quantised_input_slows_the_stream(backend: str, key: str, dtype: str, slow: int) -> None:
-    rtx, operator = load_hardware("rtx_pro_6000_blackwell"), Gemm(51200, 16384, dtype)
+def test_a_small_quantised_input_slows_the_stream(gpu: str, backend: str, key: str, dtype: str, slow: int) -> None:
+    hardware, operator = load_hardware(gpu), Gemm(51200, 16384, dtype)
     rows = np.array([1, slow, slow + 1])
-    assert gemm_counts(kernel(key), rtx, operator, rows).stream_slowed[0].tolist() == [1.2, 1.2, 1.0]
-    assert slow + 1 in gemm_edges(kernel(key), rtx, operator, 64)
-    memory = bind(rtx, operator, backend).terms(rows)["memory"]
+    assert gemm_counts(kernel(key), hardware, operator, rows).stream_slowed[0].tolist() == [1.2, 1.2, 1.0]
+    assert slow + 1 in gemm_edges(kernel(key), hardware, operator, 64)
+    memory = bind(hardware, operator, backend).terms(rows)["memory"]
     assert memory[1] / memory[2] == pytest.approx(1.2, rel=1e-3)
 
 
