@@ -268,6 +268,24 @@ def test_cutedsl_takes_the_tile_of_the_last_power_of_two(
     assert tuple(int(part[0]) for part in found) == expected
 
 
+@pytest.mark.parametrize(
+    ("gpu", "out", "rows", "waves"),
+    [
+        # 267 tiles of 128 x 192 are 67 clusters of four: 33 of them fit 0.9 of 148 SMs, 34 fit 0.9 of 152.
+        ("b200", 51200, 1, 3),
+        ("gb200", 51200, 1, 2),
+        ("b200", 65536, 1, 2),
+        # At 16 rows operands are swapped and no cluster holds tiles together: 400 on 148 SMs.
+        ("b200", 51200, 16, 3),
+        ("b200", 51200, 256, 3),
+    ],
+)
+def test_clusters_of_four_do_not_fill_every_sm(gpu: str, out: int, rows: int, waves: int) -> None:
+    operator = Gemm(out, 51200, "nvfp4")
+    counts = gemm_counts(kernel("flashinfer_cutedsl_sm100:nvfp4"), load_hardware(gpu), operator, np.array([rows]))
+    assert counts.waves.item() == waves
+
+
 @settings(max_examples=60, deadline=None)
 @given(rows=st.integers(1, 2000), out=st.integers(1, 60), depth=st.integers(1, 60))
 def test_deepgemm_hopper_beats_every_plain_block_on_its_own_score(rows: int, out: int, depth: int) -> None:

@@ -12,11 +12,14 @@ from nfp_model.kernels.counts import FloatArray, GemmCounts, IntArray, KernelRow
 from nfp_model.kernels.cutedsl import cutedsl_tiles
 from nfp_model.kernels.deepgemm import deepgemm_tiles
 from nfp_model.kernels.gemm_menu import menu_entries, menu_key, menu_waves, pruned_menu, pruning_limit
-from nfp_model.kernels.steps import ceil_div, round_up, whole_waves
+from nfp_model.kernels.steps import ceil_div, floor_div, round_up, whole_waves
 from nfp_model.operators import Gemm
 from nfp_model.quantities import element_type
 from nfp_model.specs.gemm_kernel import GemmKernel, GemmRow
 from nfp_model.specs.hardware import HardwareSpec
+
+PAIR = 2
+"""SMs that share a scheduler and so always hold a cluster together [-]."""
 
 
 def gemm_counts(kernel: GemmKernel, hardware: HardwareSpec, operator: Gemm, rows: IntArray) -> GemmCounts:
@@ -122,14 +125,15 @@ def _dispatch_counts(kernel: GemmKernel, sm_count: int, operator: Gemm, rows: In
     slow: FloatArray | float = 1.0
     if kernel.selection != "dispatch":
         slow = _slowdown(kernel, *chosen)
-        # Its persistent scheduler deals out single blocks, clusters or not.
-        cluster_rows = cluster_columns = np.ones_like(tile_rows)
+        if kernel.selection != "cutedsl_sm100":
+            # DeepGEMM's persistent scheduler deals out single blocks, clusters or not.
+            cluster_rows = cluster_columns = np.ones_like(tile_rows)
     needed = ceil_div(rows, tile_rows)
     row_tiles = round_up(needed, cluster_rows)
     column_tiles = round_up(ceil_div(operator.out_features, tile_columns), cluster_columns)
     tiles = row_tiles * column_tiles
     padded = row_tiles * tile_rows
-    waves = np.maximum(1.0, tiles / sm_count) if kernel.stream_k else whole_waves(tiles, sm_count)
+    waves = _waves(kernel, sm_count, tiles, cluster_rows * cluster_columns)
     slows = tile_rows >= kernel.idle_tile_rows if kernel.idle_tile_rows else row_tiles > 1
     alone = np.where(needed > 1, needed - rows / tile_rows, 0.0) * kernel.idle_rows_reread
     return GemmCounts(
@@ -233,6 +237,15 @@ def _tiles(
     table = np.array([(row.token_tile, row.output_tile, *row.cluster) for row in kernel.rows], dtype=np.int64)
     token_tile, output_tile, cluster_rows, cluster_columns = table[index].T
     return np.where(token_tile == 0, rows, token_tile), output_tile, cluster_rows, cluster_columns
+
+
+def _waves(kernel: GemmKernel, sm_count: int, tiles: FloatArray, cluster: IntArray) -> FloatArray:
+    """Waves of tiles; clusters of more than a pair of SMs may not find room on all of them."""
+    if kernel.stream_k:
+        return np.maximum(1.0, tiles / sm_count)
+    shared = np.where(cluster > PAIR, cluster, 1)
+    slots = np.where(cluster > PAIR, floor_div(int(kernel.clustered_sms * sm_count), shared), sm_count)
+    return whole_waves(tiles / shared, slots)
 
 
 def _stream_slowed(kernel: GemmKernel, operator: Gemm, rows: IntArray) -> FloatArray:

@@ -110,6 +110,8 @@ class GemmKernel(Spec):
     quantizing_bytes : float
         Bytes an input element moves in launches that quantise it before the product and are timed with it, counted at the weights'
         rate (more than they are where those launches are slower) [B]; 0 where the input is already quantised or the passes do not show.
+    clustered_sms : float
+        Dispatch: share of the SMs that clusters of more than two CTAs fill in a wave; a cluster must lie within one part of the chip [-].
     small_input_bytes : float
         Dispatch: while the quantised input, scales left out, is smaller, the weights stream more slowly (seen with tiles of 128 rows on
         RTX Blackwell) [B].
@@ -145,6 +147,7 @@ class GemmKernel(Spec):
     slow_blocks: tuple[tuple[int, int], ...] = ()
     slow_factor: float = Field(default=1.0, ge=1.0)
     quantizing_bytes: float = Field(default=0.0, ge=0.0)
+    clustered_sms: float = Field(default=1.0, gt=0.0, le=1.0)
     small_input_bytes: float = Field(default=0.0, ge=0.0)
     small_input_slow: float = Field(default=0.0, ge=0.0)
     token_tiles: tuple[int, ...] = ()
