@@ -11,6 +11,7 @@ from hypothesis import given, settings, strategies as st
 from nfp_model.cost.binding import bind
 from nfp_model.cost.inputs import equation_inputs
 from nfp_model.errors import InvalidArgumentError, UnknownNameError
+from nfp_model.kernels.cutedsl import cutedsl_tiles
 from nfp_model.kernels.deepgemm import deepgemm_tiles
 from nfp_model.kernels.gemm import gemm_counts, gemm_edges, gemm_row
 from nfp_model.kernels.gemm_menu import menu_entries, menu_key
@@ -204,6 +205,21 @@ def test_rereads_and_idle_rows_by_brute_force(
     assert counts.idle_share.item() == pytest.approx((paid - rows) / paid if slow and paid > tile else 0.0)
 
 
+@pytest.mark.parametrize(
+    ("out", "rows", "idle"),
+    [
+        (4096, 16, 0.0),  # a tile of 16 rows
+        (4096, 17, 47 / 64),
+        (4096, 64, 0.0),
+        (1024, 17, 0.0),  # narrow outputs: four tiles of 16 rows
+        (4096, 129, 127 / 256),  # two tiles of 128
+    ],
+)
+def test_vllm_on_hopper_pays_for_idle_rows_of_wide_tiles(out: int, rows: int, idle: float) -> None:
+    counts = gemm_counts(kernel("vllm_scaled_mm_sm90:fp8"), H100, Gemm(out, 8192, "fp8"), np.array([rows]))
+    assert counts.idle_share.item() == pytest.approx(idle)
+
+
 @settings(max_examples=60, deadline=None)
 @given(rows=st.integers(65, 2000), out=st.integers(1, 60), depth=st.integers(1, 60))
 def test_deepgemm_blackwell_takes_one_wave_where_128_x_128_would(rows: int, out: int, depth: int) -> None:
@@ -211,6 +227,63 @@ def test_deepgemm_blackwell_takes_one_wave_where_128_x_128_would(rows: int, out:
     bm, bn, *_ = (int(part[0]) for part in deepgemm_tiles("deepgemm_sm100", 148, operator, np.array([rows])))
     if math.ceil(rows / 128) * out <= 148:
         assert math.ceil(rows / bm) * math.ceil(128 * out / bn) <= 148
+
+
+@pytest.mark.parametrize(
+    ("gpu", "backend", "key", "dtype", "slow"),
+    [
+        # 128 KB of 8-bit input at 8 rows of 16384, of 4-bit input at 16 rows; scales do not count.
+        ("rtx_pro_6000_blackwell", "sglang", "sgl_kernel_sm120:fp8", "fp8", 7),
+        ("rtx_pro_6000_blackwell", "sglang", "cutlass_nvfp4_sm120:nvfp4", "nvfp4", 16),
+        ("b200", "trtllm", "trtllm_nvfp4_sm100:nvfp4", "nvfp4", 15),
+    ],
+)
+def test_a_small_quantised_input_slows_the_stream(gpu: str, backend: str, key: str, dtype: str, slow: int) -> None:
+    hardware, operator = load_hardware(gpu), Gemm(51200, 16384, dtype)
+    rows = np.array([1, slow, slow + 1])
+    assert gemm_counts(kernel(key), hardware, operator, rows).stream_slowed[0].tolist() == [1.2, 1.2, 1.0]
+    assert slow + 1 in gemm_edges(kernel(key), hardware, operator, 64)
+    memory = bind(hardware, operator, backend).terms(rows)["memory"]
+    assert memory[1] / memory[2] == pytest.approx(1.2, rel=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("out", "depth", "rows", "expected"),
+    [
+        # 80 tiles of 128 x 128 in one wave score above 54 of 128 x 192 and 160 of 128 x 64 in two; the cluster runs along the outputs.
+        (10240, 51200, 1, (128, 128, 1, 4)),
+        # Swapped: the tokens fill the 64 columns of a tile of 128 outputs.
+        (10240, 51200, 24, (64, 128, 1, 1)),
+        (10240, 51200, 32, (128, 128, 1, 4)),
+        # 255 rows keep the tile of 128; at 256 two rows of 54 tiles fill 108 SMs.
+        (10240, 51200, 255, (128, 128, 1, 4)),
+        (10240, 51200, 256, (128, 192, 1, 1)),
+        (65536, 8192, 100, (128, 256, 1, 4)),
+    ],
+)
+def test_cutedsl_takes_the_tile_of_the_last_power_of_two(
+    out: int, depth: int, rows: int, expected: tuple[int, int, int, int]
+) -> None:
+    found = cutedsl_tiles(148, Gemm(out, depth, "nvfp4"), np.array([rows]))
+    assert tuple(int(part[0]) for part in found) == expected
+
+
+@pytest.mark.parametrize(
+    ("gpu", "out", "rows", "waves"),
+    [
+        # 267 tiles of 128 x 192 are 67 clusters of four: 33 of them fit 0.9 of 148 SMs, 34 fit 0.9 of 152.
+        ("b200", 51200, 1, 3),
+        ("gb200", 51200, 1, 2),
+        ("b200", 65536, 1, 2),
+        # At 16 rows operands are swapped and no cluster holds tiles together: 400 on 148 SMs.
+        ("b200", 51200, 16, 3),
+        ("b200", 51200, 256, 3),
+    ],
+)
+def test_clusters_of_four_do_not_fill_every_sm(gpu: str, out: int, rows: int, waves: int) -> None:
+    operator = Gemm(out, 51200, "nvfp4")
+    counts = gemm_counts(kernel("flashinfer_cutedsl_sm100:nvfp4"), load_hardware(gpu), operator, np.array([rows]))
+    assert counts.waves.item() == waves
 
 
 @settings(max_examples=60, deadline=None)
@@ -314,6 +387,7 @@ KEYS = [
     "deepgemm_sm90:dense",
     "deepgemm_sm90:sglang",
     "deepgemm_sm100:dense",
+    "flashinfer_cutedsl_sm100:nvfp4",
     "marlin_sm80:dense",
     "machete_sm90:w4a16",
 ]

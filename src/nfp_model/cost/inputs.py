@@ -106,7 +106,7 @@ def shape_inputs(
     """Equation kind and everything the fitted constants do not touch: datasheet, shape, exact counts.
 
     A fit computes these once per shape and moves only :func:`constant_inputs`. Besides symbols, the mapping holds what the
-    constants are applied to: ``rereads_up``, ``rereads_down``, ``reread_weight``, ``fixed_share`` and ``stream_slowed`` (MoE),
+    constants are applied to: ``rereads_up``, ``rereads_down``, ``reread_weight``, ``fixed_share`` (MoE), ``stream_slowed`` (MoE, GEMM),
     ``fair_step`` (attention), ``launches``, ``walked`` and ``searches`` (streams).
     """
     operator = bound.operator
@@ -147,6 +147,7 @@ def constant_inputs(constants: Constants, shape: Mapping[str, Any]) -> dict[str,
     }
     if isinstance(constants, GemmConstants):
         return common | {
+            "memory_efficiency": constants.memory_efficiency / shape["stream_slowed"],
             "chain_time": constants.chain_time_s,
             "split_time": constants.split_time_s,
             "reread_share": constants.reread_share,
@@ -211,6 +212,7 @@ def gemm_inputs(
         "waves": counts.waves,
         "rereads": counts.rereads,
         "idle_share": counts.idle_share,
+        "stream_slowed": counts.stream_slowed,
     }
 
 

@@ -56,8 +56,10 @@ class GemmCounts:
         Row tiles beyond the first, those of a cluster counted once: each fetches the weights anew. 0 for a menu, whose library
         chooses the tiles so that they need not. Where the kernel is known to, a partly filled last tile adds its idle share [-].
     idle_share : ndarray, shape (1, rows) or (1, 1)
-        Share of the rows paid for that lie outside M, where more than one row tile runs and the kernel is known to be slowed
-        by them, else 0 [-].
+        Share of the rows paid for that lie outside M, where the kernel is known to be slowed by them, else 0: where more than
+        one row tile runs, or in tiles of a given size [-].
+    stream_slowed : ndarray, shape (1, rows) or (1, 1)
+        Time of the memory stream over what it is at full rate: more than 1 where the kernel is known to be slower with a small input [-].
     """
 
     tile_rows: FloatArray
@@ -67,6 +69,7 @@ class GemmCounts:
     padded_rows: FloatArray
     rereads: FloatArray
     idle_share: FloatArray
+    stream_slowed: FloatArray
 
 
 @dataclass(frozen=True)

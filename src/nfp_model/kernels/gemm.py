@@ -9,12 +9,17 @@ import numpy.typing as npt
 
 from nfp_model.errors import InvalidArgumentError
 from nfp_model.kernels.counts import FloatArray, GemmCounts, IntArray, KernelRow
+from nfp_model.kernels.cutedsl import cutedsl_tiles
 from nfp_model.kernels.deepgemm import deepgemm_tiles
 from nfp_model.kernels.gemm_menu import menu_entries, menu_key, menu_waves, pruned_menu, pruning_limit
-from nfp_model.kernels.steps import ceil_div, round_up, whole_waves
+from nfp_model.kernels.steps import ceil_div, floor_div, round_up, whole_waves
 from nfp_model.operators import Gemm
+from nfp_model.quantities import element_type
 from nfp_model.specs.gemm_kernel import GemmKernel, GemmRow
 from nfp_model.specs.hardware import HardwareSpec
+
+PAIR = 2
+"""SMs that share a scheduler and so always hold a cluster together [-]."""
 
 
 def gemm_counts(kernel: GemmKernel, hardware: HardwareSpec, operator: Gemm, rows: IntArray) -> GemmCounts:
@@ -81,7 +86,7 @@ def gemm_row(kernel: GemmKernel, hardware: HardwareSpec, operator: Gemm, rows: i
         row = kernel.rows[int(index[0])]
         rule, source, inside = row.label, row.source or source, inside and bool(found[0])
     else:
-        block = deepgemm_tiles(kernel.selection, hardware.sm_count, operator, at)
+        block = _scored_tiles(kernel.selection, hardware.sm_count, operator, at)
         tile_rows, tile_columns, cluster_rows, cluster_columns = (int(part[0]) for part in block)
         cluster = "" if cluster_rows * cluster_columns == 1 else f", cluster {cluster_rows} x {cluster_columns}"
         slow = float(_slowdown(kernel, *block)[0])
@@ -120,14 +125,16 @@ def _dispatch_counts(kernel: GemmKernel, sm_count: int, operator: Gemm, rows: In
     slow: FloatArray | float = 1.0
     if kernel.selection != "dispatch":
         slow = _slowdown(kernel, *chosen)
-        # Its persistent scheduler deals out single blocks, clusters or not.
-        cluster_rows = cluster_columns = np.ones_like(tile_rows)
+        if kernel.selection != "cutedsl_sm100":
+            # DeepGEMM's persistent scheduler deals out single blocks, clusters or not.
+            cluster_rows = cluster_columns = np.ones_like(tile_rows)
     needed = ceil_div(rows, tile_rows)
     row_tiles = round_up(needed, cluster_rows)
     column_tiles = round_up(ceil_div(operator.out_features, tile_columns), cluster_columns)
     tiles = row_tiles * column_tiles
     padded = row_tiles * tile_rows
-    waves = np.maximum(1.0, tiles / sm_count) if kernel.stream_k else whole_waves(tiles, sm_count)
+    waves = _waves(kernel, sm_count, tiles, cluster_rows * cluster_columns)
+    slows = tile_rows >= kernel.idle_tile_rows if kernel.idle_tile_rows else row_tiles > 1
     alone = np.where(needed > 1, needed - rows / tile_rows, 0.0) * kernel.idle_rows_reread
     return GemmCounts(
         tile_rows=tile_rows.astype(np.float64)[None],
@@ -136,14 +143,17 @@ def _dispatch_counts(kernel: GemmKernel, sm_count: int, operator: Gemm, rows: In
         waves=(waves * slow)[None],
         padded_rows=padded[None],
         rereads=(row_tiles / cluster_rows - 1.0 + alone)[None],
-        idle_share=np.where(row_tiles > 1, 1.0 - rows / padded, 0.0)[None] * kernel.idle_rows_slow,
+        idle_share=np.where(slows, 1.0 - rows / padded, 0.0)[None] * kernel.idle_rows_slow,
+        stream_slowed=_stream_slowed(kernel, operator, rows)[None],
     )
 
 
 @lru_cache(maxsize=512)
 def _changes(kernel: GemmKernel, sm_count: int, operator: Gemm, max_rows: int) -> IntArray:
     counts = _dispatch_counts(kernel, sm_count, operator, np.arange(1, max_rows + 1))
-    stacked = np.stack([counts.tile_rows[0], counts.tile_columns[0], counts.waves[0], counts.padded_rows[0]])
+    stacked = np.stack(
+        [counts.tile_rows[0], counts.tile_columns[0], counts.waves[0], counts.padded_rows[0], counts.stream_slowed[0]]
+    )
     changed = np.any(stacked[:, 1:] != stacked[:, :-1], axis=0)
     edges = np.concatenate([[1], np.flatnonzero(changed) + 2]).astype(np.int64)
     edges.setflags(write=False)
@@ -178,6 +188,7 @@ def _menu_counts(kernel: GemmKernel, hardware: HardwareSpec, operator: Gemm, row
         padded_rows=padded[menu.token_index],
         rereads=np.zeros((1, 1)),
         idle_share=np.zeros((1, 1)),
+        stream_slowed=np.ones((1, 1)),
     )
 
 
@@ -212,6 +223,7 @@ def chosen_counts(
         padded_rows=(row_tiles * tile_rows)[None],
         rereads=np.zeros((1, 1)),
         idle_share=np.zeros((1, 1)),
+        stream_slowed=np.ones((1, 1)),
     )
 
 
@@ -220,11 +232,36 @@ def _tiles(
 ) -> tuple[IntArray, IntArray, IntArray, IntArray]:
     """Per M: token tile, output tile, cluster along tokens and along outputs."""
     if kernel.selection != "dispatch":
-        return deepgemm_tiles(kernel.selection, sm_count, operator, rows)
+        return _scored_tiles(kernel.selection, sm_count, operator, rows)
     index, _ = _dispatch(kernel, sm_count, operator, rows)
     table = np.array([(row.token_tile, row.output_tile, *row.cluster) for row in kernel.rows], dtype=np.int64)
     token_tile, output_tile, cluster_rows, cluster_columns = table[index].T
     return np.where(token_tile == 0, rows, token_tile), output_tile, cluster_rows, cluster_columns
+
+
+def _waves(kernel: GemmKernel, sm_count: int, tiles: FloatArray, cluster: IntArray) -> FloatArray:
+    """Waves of tiles; clusters of more than a pair of SMs may not find room on all of them."""
+    if kernel.stream_k:
+        return np.maximum(1.0, tiles / sm_count)
+    shared = np.where(cluster > PAIR, cluster, 1)
+    slots = np.where(cluster > PAIR, floor_div(int(kernel.clustered_sms * sm_count), shared), sm_count)
+    return whole_waves(tiles / shared, slots)
+
+
+def _stream_slowed(kernel: GemmKernel, operator: Gemm, rows: IntArray) -> FloatArray:
+    """Time of the weights' stream over that at full rate, with a quantised input smaller than the kernel's threshold [-]."""
+    # Whole bits: scales lie in a tensor of their own.
+    element_bytes = int(element_type(operator.weight_dtype).bits) / 8.0
+    small = rows * (operator.in_features * element_bytes) < kernel.small_input_bytes
+    return np.asarray(1.0 + kernel.small_input_slow * small)
+
+
+def _scored_tiles(
+    rule: str, sm_count: int, operator: Gemm, rows: IntArray
+) -> tuple[IntArray, IntArray, IntArray, IntArray]:
+    if rule == "cutedsl_sm100":
+        return cutedsl_tiles(sm_count, operator, rows)
+    return deepgemm_tiles(rule, sm_count, operator, rows)
 
 
 def _slowdown(

@@ -9,7 +9,7 @@ from pydantic import Field, model_validator
 from nfp_model.quantities import ELEMENT_TYPES
 from nfp_model.specs.base import Spec
 
-GemmSelection = Literal["menu", "dispatch", "deepgemm_sm90", "deepgemm_sm100"]
+GemmSelection = Literal["menu", "dispatch", "deepgemm_sm90", "deepgemm_sm100", "cutedsl_sm100"]
 """``menu``: the cheapest tile of a menu; ``dispatch``: the first row whose conditions hold; the rest: scoring rules in code."""
 
 
@@ -98,6 +98,9 @@ class GemmKernel(Spec):
     idle_rows_slow : bool
         Dispatch: where more than one row tile runs, tiles with rows outside M are slower than full ones (seen on Hopper: the time
         falls while M fills the last tile).
+    idle_tile_rows : int
+        Dispatch: rows outside M slow tiles of at least this many rows, one alone too, and no smaller ones [rows]; 0: any tile where more
+        than one row tile runs.
     idle_rows_reread : bool
         Dispatch: there a partly filled last tile also reads its idle share of the weights anew (seen with DeepGEMM on Hopper).
     slow_blocks : tuple of (int, int)
@@ -107,6 +110,13 @@ class GemmKernel(Spec):
     quantizing_bytes : float
         Bytes an input element moves in launches that quantise it before the product and are timed with it, counted at the weights'
         rate (more than they are where those launches are slower) [B]; 0 where the input is already quantised or the passes do not show.
+    clustered_sms : float
+        Dispatch: share of the SMs that clusters of more than two CTAs fill in a wave; a cluster must lie within one part of the chip [-].
+    small_input_bytes : float
+        Dispatch: while the quantised input, scales left out, is smaller, the weights stream more slowly (seen with tiles of 128 rows on
+        RTX Blackwell) [B].
+    small_input_slow : float
+        How much longer the stream then takes, over its time [-].
     token_tiles, output_tiles : tuple of int
         Menu: bm and bn [rows], [columns].
     max_tile_area : int
@@ -132,10 +142,14 @@ class GemmKernel(Spec):
     hard_waves: bool = False
     stream_k: bool = False
     idle_rows_slow: bool = False
+    idle_tile_rows: int = Field(default=0, ge=0)
     idle_rows_reread: bool = False
     slow_blocks: tuple[tuple[int, int], ...] = ()
     slow_factor: float = Field(default=1.0, ge=1.0)
     quantizing_bytes: float = Field(default=0.0, ge=0.0)
+    clustered_sms: float = Field(default=1.0, gt=0.0, le=1.0)
+    small_input_bytes: float = Field(default=0.0, ge=0.0)
+    small_input_slow: float = Field(default=0.0, ge=0.0)
     token_tiles: tuple[int, ...] = ()
     output_tiles: tuple[int, ...] = ()
     max_tile_area: int = Field(default=32768, gt=0)
