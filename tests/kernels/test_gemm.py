@@ -247,6 +247,16 @@ def test_a_small_quantised_input_slows_the_stream(gpu: str, backend: str, key: s
     assert memory[1] / memory[2] == pytest.approx(1.2, rel=1e-3)
 
 
+def test_tensorrt_llm_on_ada_runs_up_to_eight_8_bit_rows_on_cuda_cores() -> None:
+    ada, library, operator = load_hardware("l40s"), kernel("cublas_sm89:dynamic_fp8"), Gemm(16384, 8192, "fp8")
+    counts = gemm_counts(library, ada, operator, np.array([1, 8, 9]))
+    assert counts.stream_slowed[0].tolist() == [0.86, 0.86, 1.0]
+    assert 9 in gemm_edges(library, ada, operator, 64)
+    assert gemm_row(library, ada, operator, 8).rule == "T <= 8: on CUDA cores, without tiles"
+    memory = bind(ada, operator, "trtllm").terms(np.array([8, 9]))["memory"]
+    assert memory[0] / memory[1] == pytest.approx(0.86, rel=2e-3)
+
+
 @pytest.mark.parametrize(
     ("out", "depth", "rows", "expected"),
     [

@@ -81,6 +81,7 @@ def gemm_row(kernel: GemmKernel, hardware: HardwareSpec, operator: Gemm, rows: i
     if kernel.selection == "menu":
         count = len(menu_entries(menu_key(kernel, hardware.sm_count, operator.out_features)))
         rule = f"the cheapest of {count} tiles, {kernel.token_tiles[0]} to {kernel.token_tiles[-1]} rows"
+        rule = f"T <= {kernel.few_rows}: on CUDA cores, without tiles" if rows <= kernel.few_rows else rule
     elif kernel.selection == "dispatch":
         index, found = _dispatch(kernel, hardware.sm_count, operator, at)
         row = kernel.rows[int(index[0])]
@@ -116,7 +117,7 @@ def gemm_edges(kernel: GemmKernel, hardware: HardwareSpec, operator: Gemm, max_r
         tiles = pruned_menu(
             menu_key(kernel, hardware.sm_count, operator.out_features), pruning_limit(max_rows)
         ).token_tiles
-        return _menu_edges(tuple(tiles.tolist()), max_rows)
+        return _menu_edges(tuple(tiles.tolist()), kernel.few_rows, max_rows)
     return _changes(kernel, hardware.sm_count, operator, max_rows)
 
 
@@ -168,8 +169,9 @@ def _whole_rows(rows: npt.ArrayLike) -> IntArray:
 
 
 @lru_cache(maxsize=256)
-def _menu_edges(tiles: tuple[int, ...], max_rows: int) -> IntArray:
+def _menu_edges(tiles: tuple[int, ...], few_rows: int, max_rows: int) -> IntArray:
     edges = np.unique(np.concatenate([np.arange(1, max_rows + 1, tile) for tile in tiles])).astype(np.int64)
+    edges = np.union1d(edges, few_rows + 1) if 0 < few_rows < max_rows else edges
     edges.setflags(write=False)
     return edges
 
@@ -188,7 +190,7 @@ def _menu_counts(kernel: GemmKernel, hardware: HardwareSpec, operator: Gemm, row
         padded_rows=padded[menu.token_index],
         rereads=np.zeros((1, 1)),
         idle_share=np.zeros((1, 1)),
-        stream_slowed=np.ones((1, 1)),
+        stream_slowed=_stream_slowed(kernel, operator, rows)[None],
     )
 
 
@@ -223,7 +225,7 @@ def chosen_counts(
         padded_rows=(row_tiles * tile_rows)[None],
         rereads=np.zeros((1, 1)),
         idle_share=np.zeros((1, 1)),
-        stream_slowed=np.ones((1, 1)),
+        stream_slowed=_stream_slowed(kernel, operator, rows)[None],
     )
 
 
@@ -249,11 +251,12 @@ def _waves(kernel: GemmKernel, sm_count: int, tiles: FloatArray, cluster: IntArr
 
 
 def _stream_slowed(kernel: GemmKernel, operator: Gemm, rows: IntArray) -> FloatArray:
-    """Time of the weights' stream over that at full rate, with a quantised input smaller than the kernel's threshold [-]."""
+    """Time of the weights' stream over that at full rate, with few rows or a quantised input smaller than the kernel's threshold [-]."""
     # Whole bits: scales lie in a tensor of their own.
     element_bytes = int(element_type(operator.weight_dtype).bits) / 8.0
     small = rows * (operator.in_features * element_bytes) < kernel.small_input_bytes
-    return np.asarray(1.0 + kernel.small_input_slow * small)
+    few = rows <= kernel.few_rows
+    return np.asarray(np.where(few, kernel.few_rows_stream, 1.0) + kernel.small_input_slow * small)
 
 
 def _scored_tiles(

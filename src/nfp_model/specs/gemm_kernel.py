@@ -117,6 +117,10 @@ class GemmKernel(Spec):
         RTX Blackwell) [B].
     small_input_slow : float
         How much longer the stream then takes, over its time [-].
+    few_rows : int
+        Rows up to which a kernel without tiles runs instead, on CUDA cores [rows].
+    few_rows_stream : float
+        Time of its memory stream over that of the others [-].
     token_tiles, output_tiles : tuple of int
         Menu: bm and bn [rows], [columns].
     max_tile_area : int
@@ -150,6 +154,8 @@ class GemmKernel(Spec):
     clustered_sms: float = Field(default=1.0, gt=0.0, le=1.0)
     small_input_bytes: float = Field(default=0.0, ge=0.0)
     small_input_slow: float = Field(default=0.0, ge=0.0)
+    few_rows: int = Field(default=0, ge=0)
+    few_rows_stream: float = Field(default=1.0, gt=0.0)
     token_tiles: tuple[int, ...] = ()
     output_tiles: tuple[int, ...] = ()
     max_tile_area: int = Field(default=32768, gt=0)
