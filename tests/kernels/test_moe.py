@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings, strategies as st
 
 from nfp_model.cost.binding import bind
-from nfp_model.cost.inputs import moe_row_bytes
+from nfp_model.cost.inputs import equation_inputs, moe_row_bytes
 from nfp_model.errors import SpecError
 from nfp_model.kernels.moe import as_stored, moe_blocks, moe_counts, moe_edges, moe_row
 from nfp_model.operators import FusedMoE
@@ -447,6 +447,29 @@ def test_idle_rows_slow_only_the_block_that_is_named() -> None:
     assert counts.block_rows.tolist() == [32, 64, 64, 128]
     assert counts.stream_slowed[[0, 3]].tolist() == [1, 1]
     assert counts.stream_slowed[1:3] == pytest.approx([1.7, 1.63], abs=0.05)
+
+
+def test_untuned_cutlass_runs_the_first_candidate_and_reads_evicted_weights_again() -> None:
+    """FlashInfer, get_candidate_tiles: 32 x 128 first; 20 rows an expert are one block, 40 are two, 128 are four."""
+    operator = FusedMoE(4096, 14336, 8, 2, routing="balanced")
+    counts = moe_counts(
+        kernel("trtllm_cutlass_moe_sm80:untuned"), load_hardware("rtx_pro_6000"), operator, np.array([80, 160, 512])
+    )
+    assert counts.row_blocks.tolist() == [8, 16, 32]
+    assert counts.rereads_up.tolist() == [1.0, 1.0, 1.0]  # 235 MB of gate and up weights, a cache of 128 MB
+
+
+def test_formats_that_take_longer_to_expand_slow_stream_and_products() -> None:
+    operator = FusedMoE(7168, 2048, 384, 8, "int4")
+    bound = bind(B200, operator, "sglang")
+    assert bound.kernel.key == "trtllm_gen_moe:untuned_padded_int4"
+    _, values = equation_inputs(bound, np.array([1]))
+    constants = bound.fit.values()
+    assert values["memory_efficiency"] * 1.6 == pytest.approx(constants.memory_efficiency)
+    assert values["matrix_efficiency"] * 1.6 == pytest.approx(constants.matrix_efficiency)
+    # Groups of 32 with a 16-bit scale: 4.5 bits a weight.
+    assert values["up_bytes"] == 2 * 7168 * 2048 * 4.5 / 8
+    assert moe_counts(kernel("marlin_moe:marlin_fp4"), H100, operator, np.array([1])).stream_slowed.tolist() == [1.2]
 
 
 def test_experts_of_other_ranks_cost_launches_of_their_own() -> None:

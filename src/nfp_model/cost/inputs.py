@@ -47,6 +47,7 @@ HELPERS = frozenset(
         "reread_weight",
         "fixed_share",
         "stream_slowed",
+        "expansion_cost",
         "fair_step",
         "launches",
         "walked",
@@ -106,7 +107,8 @@ def shape_inputs(
     """Equation kind and everything the fitted constants do not touch: datasheet, shape, exact counts.
 
     A fit computes these once per shape and moves only :func:`constant_inputs`. Besides symbols, the mapping holds what the
-    constants are applied to: ``rereads_up``, ``rereads_down``, ``reread_weight``, ``fixed_share`` and ``stream_slowed`` (MoE),
+    constants are applied to: ``rereads_up``, ``rereads_down``, ``reread_weight``, ``fixed_share``, ``stream_slowed`` and
+    ``expansion_cost`` (MoE),
     ``fair_step`` (attention), ``launches``, ``walked`` and ``searches`` (streams).
     """
     operator = bound.operator
@@ -155,6 +157,7 @@ def constant_inputs(constants: Constants, shape: Mapping[str, Any]) -> dict[str,
         return common | {
             "fixed_time": constants.fixed_time_s * shape["fixed_share"],
             "memory_efficiency": constants.memory_efficiency / shape["stream_slowed"],
+            "matrix_efficiency": constants.matrix_efficiency / shape["expansion_cost"],
             "reread_up": _reread(shape["rereads_up"], constants.reread_share * shape["reread_weight"]),
             "reread_down": _reread(shape["rereads_down"], constants.reread_share * shape["reread_weight"]),
             "activation_efficiency": constants.activation_efficiency,
@@ -235,6 +238,7 @@ def moe_inputs(bound: BoundOperator, operator: FusedMoE, tokens: IntArray) -> di
         "reread_weight": counts.reread_weight,
         "fixed_share": counts.fixed_share,
         "stream_slowed": counts.stream_slowed,
+        "expansion_cost": kernel.expansion_cost,
         "waves": counts.waves,
         "walked_experts": float(operator.local_experts if kernel.walks_experts else 0),
     }

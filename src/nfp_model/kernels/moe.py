@@ -117,7 +117,9 @@ def moe_counts(kernel: MoEKernel, hardware: HardwareSpec, operator: FusedMoE, to
         reread_weight=1.0 - kernel.second_saves * np.divide(second, again, out=np.zeros_like(again), where=again > 0),
         fixed_share=np.where(blocks.sparse, kernel.sparse_path_fixed_share, 1.0)
         * (kernel.expert_parallel_fixed_share if operator.expert_parallel > 1 else 1.0),
-        stream_slowed=_slowed_by_short_runs(operator, blocks) * _slowed_by_idle_rows(kernel, blocks, number, routed),
+        stream_slowed=kernel.expansion_cost
+        * _slowed_by_short_runs(operator, blocks)
+        * _slowed_by_idle_rows(kernel, blocks, number, routed),
         waves=_waves(operator, hardware.sm_count * kernel.resident_blocks, number, blocks),
     )
 

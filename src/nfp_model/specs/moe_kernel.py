@@ -197,6 +197,10 @@ class MoEKernel(Spec):
         Rows of other ranks' experts are cut into blocks and multiplied too.
     stored_as : str or None
         Format the engine keeps the weights in once loaded, where it expands the checkpoint's; None for the checkpoint's own.
+    expansion_cost : float
+        Time of a block over that of a format the same kernel expands for free, in its weight stream and in its products [-].
+    recorded_as : str
+        Part of the kernel names of public timings that this rule describes, where the library has several for a format.
     padded_to : int
         Multiple that hidden size and expert width on a rank are filled up to with zeros, in weights and rows [elements].
     second_saves : float
@@ -246,6 +250,8 @@ class MoEKernel(Spec):
     keeps_local_rows: bool = False
     computes_every_pair: bool = False
     stored_as: str | None = None
+    expansion_cost: float = Field(default=1.0, ge=1)
+    recorded_as: str = ""
     padded_to: int = Field(default=1, ge=1)
     second_saves: float = Field(default=SECOND_SAVES, ge=0, le=1)
     idle_tile: int | None = Field(default=None, ge=1)
