@@ -269,6 +269,15 @@ def test_a_kernel_that_keeps_its_own_rows_moves_at_most_what_one_that_carries_al
     assert (kept == carried) == (ranks == 1)
 
 
+def test_triton_writes_zeros_for_rows_of_other_ranks() -> None:
+    """vLLM and SGLang, fused_moe_kernel, write_zeros_to_output: 64 of 512 pairs are here, 448 rows of 2 x 768 and of 2048 are zeroed."""
+    operator = FusedMoE(2048, 768, 128, 8, routing="balanced", expert_parallel=8)
+    rule, rows = kernel(VLLM), np.array([64])
+    counts = moe_counts(rule, H100, operator, rows)
+    spared = moe_row_bytes(rule.model_copy(update={"zeroes_other_rows": False}), operator, counts, rows)
+    assert (moe_row_bytes(rule, operator, counts, rows) - spared).tolist() == [2 * 448 * (2 * 768 + 2048)]
+
+
 def test_tuned_lookup_is_the_nearest_key() -> None:
     # Keys 96 and 128 of E=8,N=7168 on A100 both give 32 rows, 256 gives 64: the switch is past the midpoint 192.
     operator = mixtral(tensor_parallel=2)

@@ -252,13 +252,17 @@ def moe_row_bytes(kernel: MoEKernel, operator: FusedMoE, counts: MoECounts, toke
         4 h R              rows gathered, results of the second GEMM written
         (6 i + 2 h) Q      activation over gate and up rows, weighted sum over the choices
         4 h M              input and output
+        (4 i + 2 h) Z      zeros both GEMMs write for gated experts of other ranks
 
-    Q is every pair, M k, local or not; R where the kernel keeps its own rank's rows alone.
+    Q is every pair, M k, local or not; R where the kernel keeps its own rank's rows alone. Z is M k - R where the kernel writes
+    zeros for the others, else none.
     """
     pairs = counts.routed_rows if kernel.keeps_local_rows else tokens * operator.top_k
     everywhere = pairs * (3 * operator.local_width + operator.hidden_size)
     local = 2 * counts.routed_rows * operator.hidden_size
-    return np.asarray(ACTIVATION_BYTES * (local + everywhere + 2.0 * operator.hidden_size * tokens))
+    others = np.maximum(pairs - counts.routed_rows, 0.0) if kernel.zeroes_other_rows else 0.0
+    zeros = others * ((operator.matrices - 1) * operator.local_width + operator.hidden_size)
+    return np.asarray(ACTIVATION_BYTES * (local + everywhere + zeros + 2.0 * operator.hidden_size * tokens))
 
 
 def attention_inputs(bound: BoundOperator, operator: Attention, positions: IntArray) -> dict[str, Any]:

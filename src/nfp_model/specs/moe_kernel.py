@@ -193,6 +193,8 @@ class MoEKernel(Spec):
         A persistent tile scheduler walks the list of all experts of this rank, touched or not.
     keeps_local_rows : bool
         Rows of other ranks' experts are dropped before the activation, instead of carried along.
+    zeroes_other_rows : bool
+        Both GEMMs write zeros for rows of other ranks' experts.
     computes_every_pair : bool
         Rows of other ranks' experts are cut into blocks and multiplied too.
     stored_as : str or None
@@ -248,6 +250,7 @@ class MoEKernel(Spec):
     resident_blocks: int = Field(default=1, gt=0)
     walks_experts: bool = False
     keeps_local_rows: bool = False
+    zeroes_other_rows: bool = False
     computes_every_pair: bool = False
     stored_as: str | None = None
     expansion_cost: float = Field(default=1.0, ge=1)
@@ -287,6 +290,8 @@ class MoEKernel(Spec):
             raise ValueError(
                 f"idle_tile is {self.idle_tile}; the kernel's tiles have {', '.join(map(str, sorted(tiles)))} rows"
             )
+        if self.zeroes_other_rows and (self.keeps_local_rows or self.computes_every_pair):
+            raise ValueError("zeroes_other_rows goes with neither keeps_local_rows nor computes_every_pair")
         if self.computes_every_pair and (self.keeps_local_rows or self.idle_tile is not None):
             raise ValueError("computes_every_pair goes with neither keeps_local_rows nor idle_tile")
         doubling = self.double_up_to is not None and self.double_limit is not None
