@@ -201,6 +201,9 @@ class MoEKernel(Spec):
         Format the engine keeps the weights in once loaded, where it expands the checkpoint's; None for the checkpoint's own.
     expansion_cost : float
         Time of a block over that of a format the same kernel expands for free, in its weight stream and in its products [-].
+    tile_depth : int or None
+        Elements of k in one step of a block whose stream takes as long for a tile that the expert fills in part, in columns or in
+        depth, as for a whole one [elements]; None where that does not show.
     recorded_as : str
         Part of the kernel names of public timings that this rule describes, where the library has several for a format.
     padded_to : int
@@ -254,6 +257,7 @@ class MoEKernel(Spec):
     computes_every_pair: bool = False
     stored_as: str | None = None
     expansion_cost: float = Field(default=1.0, ge=1)
+    tile_depth: int | None = Field(default=None, gt=0)
     recorded_as: str = ""
     padded_to: int = Field(default=1, ge=1)
     second_saves: float = Field(default=SECOND_SAVES, ge=0, le=1)
