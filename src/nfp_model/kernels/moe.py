@@ -112,8 +112,8 @@ def moe_counts(kernel: MoEKernel, hardware: HardwareSpec, operator: FusedMoE, to
         block_rows=blocks.rows.astype(np.float64),
         block_columns=blocks.columns.astype(np.float64),
         routed_rows=routed,
-        rereads_up=np.where(blocks.grouped, 0.0, evicted_share(operator.up_bytes, cache)),
-        rereads_down=np.where(blocks.grouped, 0.0, evicted_share(operator.down_bytes, cache)),
+        rereads_up=np.where(blocks.grouped, 0.0, kernel.evicted_read * evicted_share(operator.up_bytes, cache)),
+        rereads_down=np.where(blocks.grouped, 0.0, kernel.evicted_read * evicted_share(operator.down_bytes, cache)),
         reread_weight=1.0 - kernel.second_saves * np.divide(second, again, out=np.zeros_like(again), where=again > 0),
         fixed_share=np.where(blocks.sparse, kernel.sparse_path_fixed_share, 1.0)
         * (kernel.expert_parallel_fixed_share if operator.expert_parallel > 1 else 1.0),

@@ -210,6 +210,9 @@ class MoEKernel(Spec):
         Multiple that hidden size and expert width on a rank are filled up to with zeros, in weights and rows [elements].
     second_saves : float
         Share of a re-read that an expert's second block saves; see :data:`SECOND_SAVES` [-].
+    evicted_read : float
+        Share of what left the cache that a further block reads itself, where blocks are not grouped; the rest another block running
+        beside it has just read [-].
     idle_tile : int or None
         Height of the block whose idle rows slow its weight stream [rows].
     idle_cost : float
@@ -261,6 +264,7 @@ class MoEKernel(Spec):
     recorded_as: str = ""
     padded_to: int = Field(default=1, ge=1)
     second_saves: float = Field(default=SECOND_SAVES, ge=0, le=1)
+    evicted_read: float = Field(default=1.0, ge=0, le=1)
     idle_tile: int | None = Field(default=None, ge=1)
     idle_cost: float = Field(default=0.0, ge=0)
     held: dict[str, float] = Field(default_factory=lambda: {"wave_time_s": NO_WAVE_TIME_S, "expert_time_s": 0.0})
