@@ -466,7 +466,11 @@ def test_untuned_cutlass_runs_the_first_candidate_and_reads_evicted_weights_agai
         kernel("trtllm_cutlass_moe_sm80:untuned"), load_hardware("rtx_pro_6000"), operator, np.array([80, 160, 512])
     )
     assert counts.row_blocks.tolist() == [8, 16, 32]
-    assert counts.rereads_up.tolist() == [0.5, 0.5, 0.5]  # 235 MB of gate and up weights, a cache of 128 MB: all evicted
+    assert counts.rereads_up.tolist() == [
+        0.5,
+        0.5,
+        0.5,
+    ]  # 235 MB of gate and up weights, a cache of 128 MB: all evicted
 
 
 @pytest.mark.parametrize(("slices", "slowed"), [(1, 1.0), (8, 1.0), (16, 4 / 3), (32, 2.0)])
