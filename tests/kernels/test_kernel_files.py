@@ -165,8 +165,10 @@ def test_moe_selection() -> None:
     assert kernel_key(load_hardware("b200"), "sglang", deepseek) == "trtllm_gen_moe:untuned"
     assert kernel_key(H100, "trtllm", deepseek) == "trtllm_cutlass_moe:fp8_block"
     card = load_hardware("rtx_pro_6000_blackwell")
-    for backend in ("vllm", "trtllm"):
-        assert kernel_key(card, backend, mixtral) == "trtllm_cutlass_moe_sm80:autotuned"
+    assert kernel_key(card, "trtllm", mixtral) == "trtllm_cutlass_moe_sm80:autotuned_16bit"
+    assert kernel_key(load_hardware("a100"), "trtllm", mixtral) == "trtllm_cutlass_moe_sm80:autotuned"
+    assert kernel_key(card, "vllm", mixtral) == "trtllm_cutlass_moe_sm80:untuned"
+    assert kernel_key(card, "vllm", FusedMoE(4096, 14336, 8, 2, "nvfp4")) == "trtllm_cutlass_moe_sm80:autotuned_fp4"
     assert select_moe(H100, "vllm", deepseek).name == "default_fp8_block"
     chip = H100.model_copy(update={"architecture": "sm999", "name": "new"})
     assert select_moe(chip, None, mixtral).menu == H100.default_tile.moe_rows

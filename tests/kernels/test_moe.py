@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings, strategies as st
 
 from nfp_model.cost.binding import bind
-from nfp_model.cost.inputs import moe_row_bytes
+from nfp_model.cost.inputs import equation_inputs, moe_row_bytes
 from nfp_model.errors import SpecError
 from nfp_model.kernels.moe import as_stored, moe_blocks, moe_counts, moe_edges, moe_row
 from nfp_model.operators import FusedMoE
@@ -269,6 +269,15 @@ def test_a_kernel_that_keeps_its_own_rows_moves_at_most_what_one_that_carries_al
     assert (kept == carried) == (ranks == 1)
 
 
+def test_triton_writes_zeros_for_rows_of_other_ranks() -> None:
+    """vLLM and SGLang, fused_moe_kernel, write_zeros_to_output: 64 of 512 pairs are here, 448 rows of 2 x 768 and of 2048 are zeroed."""
+    operator = FusedMoE(2048, 768, 128, 8, routing="balanced", expert_parallel=8)
+    rule, rows = kernel(VLLM), np.array([64])
+    counts = moe_counts(rule, H100, operator, rows)
+    spared = moe_row_bytes(rule.model_copy(update={"zeroes_other_rows": False}), operator, counts, rows)
+    assert (moe_row_bytes(rule, operator, counts, rows) - spared).tolist() == [2 * 448 * (2 * 768 + 2048)]
+
+
 def test_tuned_lookup_is_the_nearest_key() -> None:
     # Keys 96 and 128 of E=8,N=7168 on A100 both give 32 rows, 256 gives 64: the switch is past the midpoint 192.
     operator = mixtral(tensor_parallel=2)
@@ -445,8 +454,46 @@ def test_idle_rows_slow_only_the_block_that_is_named() -> None:
     # 1.14 from 132 on.
     counts = moe_counts(kernel("trtllm_gen_moe:untuned_fp4"), B200, operator, np.array([160, 192, 256, 384]))
     assert counts.block_rows.tolist() == [32, 64, 64, 128]
-    assert counts.stream_slowed[[0, 3]].tolist() == [1, 1]
-    assert counts.stream_slowed[1:3] == pytest.approx([1.7, 1.63], abs=0.05)
+    slowed = counts.stream_slowed / counts.stream_slowed[0]
+    assert slowed[[0, 3]].tolist() == [1, 1]
+    assert slowed[1:3] == pytest.approx([1.7, 1.63], abs=0.05)
+
+
+def test_untuned_cutlass_runs_the_first_candidate_and_reads_evicted_weights_again() -> None:
+    """FlashInfer, get_candidate_tiles: 32 x 128 first; 20 rows an expert are one block, 40 are two, 128 are four."""
+    operator = FusedMoE(4096, 14336, 8, 2, routing="balanced")
+    counts = moe_counts(
+        kernel("trtllm_cutlass_moe_sm80:untuned"), load_hardware("rtx_pro_6000"), operator, np.array([80, 160, 512])
+    )
+    assert counts.row_blocks.tolist() == [8, 16, 32]
+    assert counts.rereads_up.tolist() == [
+        0.5,
+        0.5,
+        0.5,
+    ]  # 235 MB of gate and up weights, a cache of 128 MB: all evicted
+
+
+@pytest.mark.parametrize(("slices", "slowed"), [(1, 1.0), (8, 1.0), (16, 4 / 3), (32, 2.0)])
+def test_tiles_filled_in_part_take_the_time_of_whole_ones(slices: int, slowed: float) -> None:
+    """get_candidate_configs_sm120: 128 x 128 x 128 B, 256 elements of k. 64 columns: gate and up fill 128, down fills a quarter."""
+    operator = FusedMoE(7168, 2048, 384, 8, "nvfp4", tensor_parallel=slices)
+    counts = moe_counts(
+        kernel("trtllm_cutlass_moe_sm80:autotuned_fp4"), load_hardware("rtx_pro_6000"), operator, np.array([64])
+    )
+    assert counts.stream_slowed == pytest.approx([slowed])
+
+
+def test_formats_that_take_longer_to_expand_slow_stream_and_products() -> None:
+    operator = FusedMoE(7168, 2048, 384, 8, "int4")
+    bound = bind(B200, operator, "sglang")
+    assert bound.kernel.key == "trtllm_gen_moe:untuned_padded_int4"
+    _, values = equation_inputs(bound, np.array([1]))
+    constants = bound.fit.values()
+    assert values["memory_efficiency"] * 1.6 == pytest.approx(constants.memory_efficiency)
+    assert values["matrix_efficiency"] * 1.6 == pytest.approx(constants.matrix_efficiency)
+    # Groups of 32 with a 16-bit scale: 4.5 bits a weight.
+    assert values["up_bytes"] == 2 * 7168 * 2048 * 4.5 / 8
+    assert moe_counts(kernel("marlin_moe:marlin_fp4"), H100, operator, np.array([1])).stream_slowed.tolist() == [1.2]
 
 
 def test_experts_of_other_ranks_cost_launches_of_their_own() -> None:

@@ -8,7 +8,7 @@ from hypothesis import given, settings, strategies as st
 
 from nfp_model.errors import InvalidArgumentError
 from nfp_model.kernels.counts import FloatArray
-from nfp_model.kernels.power_law import power_law_loads
+from nfp_model.kernels.power_law import heaviest_rank_loads, power_law_loads, rounded_loads
 from nfp_model.kernels.routing import experts_touched, routed_rows, row_blocks
 from nfp_model.workload import Routing
 
@@ -170,3 +170,20 @@ def test_refusals_name_what_is_allowed() -> None:
         experts_touched(Routing.parse([1.0, 1.0, 1.0]), 8, 2, [1])
     with pytest.raises(InvalidArgumentError, match="gives rows to 1 experts, top_k is 2"):
         experts_touched(Routing.parse([1.0] + [0.0] * 7), 8, 2, [1])
+
+
+@pytest.mark.parametrize(("tokens", "rows"), [(1, 1), (2, 2), (4, 4)])
+def test_rows_left_over_by_rounding_go_to_the_ranks_in_turn(tokens: int, rows: int) -> None:
+    """aiconfigurator, collector/helper.py, ``_round_robin_adjust_per_rank``: 8 M rows over 8 ranks while every load rounds to none."""
+    assert rounded_loads(1.01, 384, 8, np.array([tokens])).sum() == 0
+    assert routed_rows(Routing.parse("power_law:1.01"), 384, 8, [tokens], 8).tolist() == [rows]
+
+
+@given(st.integers(1, 600), st.sampled_from([1.01, 1.2]), st.sampled_from([(64, 8, 4), (96, 6, 32), (8, 2, 8)]))
+@settings(max_examples=40, deadline=None)
+def test_every_rank_together_holds_every_pair(tokens: int, exponent: float, shape: tuple[int, int, int]) -> None:
+    experts, top_k, ranks = shape
+    rounded = rounded_loads(exponent, experts, top_k, np.array([tokens]))
+    heaviest = heaviest_rank_loads(rounded, np.array([tokens]), top_k, ranks)
+    assert heaviest.max() <= tokens
+    assert (heaviest.sum(axis=2) >= -(-tokens * top_k // ranks)).all()

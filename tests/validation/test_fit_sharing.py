@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from nfp_model.errors import InvalidArgumentError
+from nfp_model.validation.calibrating import _one_rule
 from nfp_model.validation.fit_points import LENT, LENT_WEIGHT, collect, weights
 from nfp_model.validation.fit_sharing import LENDER, refuse_thin, shapes, shared
 from nfp_model.validation.fit_tables import curve_dtype, family, silicon_tables
@@ -38,6 +39,23 @@ def test_int4_borrows_other_timings_of_marlin_on_the_same_gpu(backend: str, form
     with pytest.raises(InvalidArgumentError, match="2 shapes to fit and 6 to score, 3 and 1 are needed"):
         refuse_thin(thin)
     refuse_thin(full)
+
+
+@pytest.mark.parametrize(
+    ("gpu", "expected"),
+    [
+        ("h100_sxm5", "marlin_fp4_local"),  # timed under a name of its own, blocks by the experts of a rank
+        ("b200_sxm", "marlin_fp4"),  # blocks by the experts of all ranks
+        ("l40s", "marlin"),  # waits for memory whatever the format
+    ],
+)
+def test_lent_curves_keep_the_rule_recorded_for_them(gpu: str, expected: str) -> None:
+    full = shared(table(gpu, "vllm", "int4"))
+    rule = _one_rule(full)
+    assert rule is not None
+    assert full.lent
+    assert {rule(curve).name for curve in full.lent} == {expected}
+    assert {rule(curve).name for curve in full.fit} == {"marlin"}
 
 
 @pytest.mark.parametrize(("gpu", "backend", "dtype"), [("h100_sxm5", "vllm", "bfloat16"), ("l40s", "vllm", "mxfp4")])

@@ -47,6 +47,7 @@ HELPERS = frozenset(
         "reread_weight",
         "fixed_share",
         "stream_slowed",
+        "expansion_cost",
         "fair_step",
         "launches",
         "walked",
@@ -106,7 +107,8 @@ def shape_inputs(
     """Equation kind and everything the fitted constants do not touch: datasheet, shape, exact counts.
 
     A fit computes these once per shape and moves only :func:`constant_inputs`. Besides symbols, the mapping holds what the
-    constants are applied to: ``rereads_up``, ``rereads_down``, ``reread_weight``, ``fixed_share`` (MoE), ``stream_slowed`` (MoE, GEMM),
+    constants are applied to: ``rereads_up``, ``rereads_down``, ``reread_weight``, ``fixed_share`` and ``expansion_cost`` (MoE),
+    ``stream_slowed`` (MoE, GEMM),
     ``fair_step`` (attention), ``launches``, ``walked`` and ``searches`` (streams).
     """
     operator = bound.operator
@@ -156,6 +158,7 @@ def constant_inputs(constants: Constants, shape: Mapping[str, Any]) -> dict[str,
         return common | {
             "fixed_time": constants.fixed_time_s * shape["fixed_share"],
             "memory_efficiency": constants.memory_efficiency / shape["stream_slowed"],
+            "matrix_efficiency": constants.matrix_efficiency / shape["expansion_cost"],
             "reread_up": _reread(shape["rereads_up"], constants.reread_share * shape["reread_weight"]),
             "reread_down": _reread(shape["rereads_down"], constants.reread_share * shape["reread_weight"]),
             "activation_efficiency": constants.activation_efficiency,
@@ -237,6 +240,7 @@ def moe_inputs(bound: BoundOperator, operator: FusedMoE, tokens: IntArray) -> di
         "reread_weight": counts.reread_weight,
         "fixed_share": counts.fixed_share,
         "stream_slowed": counts.stream_slowed,
+        "expansion_cost": kernel.expansion_cost,
         "waves": counts.waves,
         "walked_experts": float(operator.local_experts if kernel.walks_experts else 0),
     }
@@ -250,13 +254,17 @@ def moe_row_bytes(kernel: MoEKernel, operator: FusedMoE, counts: MoECounts, toke
         4 h R              rows gathered, results of the second GEMM written
         (6 i + 2 h) Q      activation over gate and up rows, weighted sum over the choices
         4 h M              input and output
+        (4 i + 2 h) Z      zeros both GEMMs write for gated experts of other ranks
 
-    Q is every pair, M k, local or not; R where the kernel keeps its own rank's rows alone.
+    Q is every pair, M k, local or not; R where the kernel keeps its own rank's rows alone. Z is M k - R where the kernel writes
+    zeros for the others, else none.
     """
     pairs = counts.routed_rows if kernel.keeps_local_rows else tokens * operator.top_k
     everywhere = pairs * (3 * operator.local_width + operator.hidden_size)
     local = 2 * counts.routed_rows * operator.hidden_size
-    return np.asarray(ACTIVATION_BYTES * (local + everywhere + 2.0 * operator.hidden_size * tokens))
+    others = np.maximum(pairs - counts.routed_rows, 0.0) if kernel.zeroes_other_rows else 0.0
+    zeros = others * ((operator.matrices - 1) * operator.local_width + operator.hidden_size)
+    return np.asarray(ACTIVATION_BYTES * (local + everywhere + zeros + 2.0 * operator.hidden_size * tokens))
 
 
 def attention_inputs(bound: BoundOperator, operator: Attention, positions: IntArray) -> dict[str, Any]:

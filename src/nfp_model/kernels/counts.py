@@ -94,7 +94,7 @@ class MoECounts:
     fixed_share : ndarray
         Share of the fixed time that is paid: less where no pairs are sorted, more where those of other ranks are sorted out [-].
     stream_slowed : ndarray
-        Time of the weight stream over that of a block whose loop reads long runs [-].
+        Time of the weight stream over that of whole tiles whose loop reads long runs and whose format is expanded for free [-].
     waves : ndarray
         Blocks of each of the two grouped GEMMs over the SMs, at least 1 each, times the steps of a block along k where its
         depth is known; summed [-].

@@ -112,12 +112,15 @@ def moe_counts(kernel: MoEKernel, hardware: HardwareSpec, operator: FusedMoE, to
         block_rows=blocks.rows.astype(np.float64),
         block_columns=blocks.columns.astype(np.float64),
         routed_rows=routed,
-        rereads_up=np.where(blocks.grouped, 0.0, evicted_share(operator.up_bytes, cache)),
-        rereads_down=np.where(blocks.grouped, 0.0, evicted_share(operator.down_bytes, cache)),
+        rereads_up=np.where(blocks.grouped, 0.0, kernel.evicted_read * evicted_share(operator.up_bytes, cache)),
+        rereads_down=np.where(blocks.grouped, 0.0, kernel.evicted_read * evicted_share(operator.down_bytes, cache)),
         reread_weight=1.0 - kernel.second_saves * np.divide(second, again, out=np.zeros_like(again), where=again > 0),
         fixed_share=np.where(blocks.sparse, kernel.sparse_path_fixed_share, 1.0)
         * (kernel.expert_parallel_fixed_share if operator.expert_parallel > 1 else 1.0),
-        stream_slowed=_slowed_by_short_runs(operator, blocks) * _slowed_by_idle_rows(kernel, blocks, number, routed),
+        stream_slowed=kernel.expansion_cost
+        * _slowed_by_partial_tiles(kernel, operator)
+        * _slowed_by_short_runs(operator, blocks)
+        * _slowed_by_idle_rows(kernel, blocks, number, routed),
         waves=_waves(operator, hardware.sm_count * kernel.resident_blocks, number, blocks),
     )
 
@@ -164,6 +167,16 @@ def _slowed_by_short_runs(operator: FusedMoE, blocks: MoEBlocks) -> FloatArray:
     """Time of the weight stream over that of long runs, see :data:`RUN_COST`; 1 where the depth of a block is not known [-]."""
     runs = blocks.depth * element_type(operator.weight_dtype).bytes
     return 1.0 + np.where(runs > 0, RUN_COST * (RUN_BYTES / np.maximum(runs, 1.0)) ** RUN_POWER, 0.0)
+
+
+def _slowed_by_partial_tiles(kernel: MoEKernel, operator: FusedMoE) -> float:
+    """Elements of the whole tiles of an expert's weights over the weights, where the kernel names the depth of a tile [-]."""
+    if kernel.tile_depth is None or kernel.block_columns is None:
+        return 1.0
+    gates, width, hidden = operator.matrices - 1, operator.local_width, operator.hidden_size
+    up = float(round_up(gates * width, kernel.block_columns) * round_up(hidden, kernel.tile_depth))
+    down = float(round_up(hidden, kernel.block_columns) * round_up(width, kernel.tile_depth))
+    return (up + down) / (operator.matrices * width * hidden)
 
 
 def _slowed_by_idle_rows(kernel: MoEKernel, blocks: MoEBlocks, number: FloatArray, routed: FloatArray) -> FloatArray:

@@ -45,6 +45,13 @@ def power_law_loads(exponent: float, num_experts: int, top_k: int, tokens: int) 
 
 def power_law_table(exponent: float, num_experts: int, top_k: int, rows: IntArray) -> IntArray:
     """:func:`power_law_loads` of several token counts, shape (tokens, E) [rows]."""
+    loads = rounded_loads(exponent, num_experts, top_k, rows)
+    exact = _spread_remainder(loads[:, None, :], rows, rows * top_k)[:, 0]
+    return np.sort(exact, axis=1)[:, ::-1]
+
+
+def rounded_loads(exponent: float, num_experts: int, top_k: int, rows: IntArray) -> IntArray:
+    """The loads before missing rows are given out, falling, shape (tokens, E) [rows]."""
     many = rows * top_k > num_experts
     low = np.where(many, 1.0, 0.01)[:, None]
     high = np.where(many, np.maximum(0.8 * rows, 1.0), 2.0)[:, None]
@@ -55,53 +62,65 @@ def power_law_table(exponent: float, num_experts: int, top_k: int, rows: IntArra
     else:
         quantile = (low**power + level * (high**power - low**power)) ** (1.0 / power)
     loads = round_half_even(quantile * (rows * top_k / quantile.sum(axis=1))[:, None])
-    loads = np.minimum(loads, rows[:, None])
-    exact = _spread_remainder(loads, rows, rows * top_k)
-    return np.sort(exact, axis=1)[:, ::-1]
+    return np.minimum(loads, rows[:, None])
 
 
 def _spread_remainder(loads: IntArray, cap: IntArray, total: IntArray) -> IntArray:
-    """Missing rows go one each to the lightest experts, surplus ones come from the heaviest, until each sum is exact."""
+    """Missing rows go to the ranks in turn, one each to their lightest experts; surplus ones come from the heaviest alike.
+
+    ``loads`` of shape (tokens, ranks, E / ranks), falling within a rank before; until the sum over a token count is exact.
+    """
     loads = loads.copy()
     while True:
-        missing = total - loads.sum(axis=1)
+        missing = total - loads.sum(axis=(1, 2))
         if not missing.any():
             return loads
-        few = missing[:, None] > 0
-        room, give = loads < cap[:, None], loads > 0
-        lightest = np.cumsum(room[:, ::-1], axis=1)[:, ::-1] <= missing[:, None]
-        heaviest = np.cumsum(give, axis=1) <= -missing[:, None]
-        loads += np.where(few, room & lightest, -(give & heaviest).astype(np.int64))
+        few = missing[:, None, None] > 0
+        able = np.where(few, loads < cap[:, None, None], loads > 0)
+        ranks = able.any(axis=2)
+        count, turn = ranks.sum(axis=1), np.cumsum(ranks, axis=1) - 1
+        each, over = np.divmod(np.abs(missing), np.maximum(count, 1))
+        share = np.where(ranks, each[:, None] + (turn < over[:, None]), 0)[:, :, None]
+        lightest = np.cumsum((able & few)[:, :, ::-1], axis=2)[:, :, ::-1] <= share
+        heaviest = np.cumsum(able & ~few, axis=2) <= share
+        loads += np.where(few, able & lightest, -(able & heaviest).astype(np.int64))
 
 
-def heaviest_rank_loads(loads: IntArray, expert_parallel: int) -> IntArray:
+def heaviest_rank_loads(rounded: IntArray, rows: IntArray, top_k: int, expert_parallel: int) -> IntArray:
     """Loads of the rank with most rows in some random placements of the experts, shape (DRAWS, tokens, E / ranks) [rows].
 
-    The public timings draw every expert's load on its own, give each rank its next E / ranks of them and time the rank with
-    the largest sum. The placements are fixed, the same for every token count; an expectation is the mean over them.
+    The public timings draw every expert's load on its own, give each rank its next E / ranks of them, spread missing rows over the
+    ranks in turn and time the rank with the largest sum (``_generate_power_law_distribution`` of aiconfigurator's
+    collector/helper.py). The placements are fixed, the same for every token count; an expectation is the mean over them.
 
     Parameters
     ----------
-    loads : ndarray of int, shape (tokens, E)
-        Histograms, as :func:`power_law_table` returns them [rows].
-    expert_parallel : int
-        Ranks, dividing E [-].
+    rounded : ndarray of int, shape (tokens, E)
+        Histograms, as :func:`rounded_loads` returns them [rows].
+    rows : ndarray of int, shape (tokens,)
+        Token rows M of each [rows].
+    top_k, expert_parallel : int
+        k, and ranks, dividing E [-].
 
     Examples
     --------
     One expert on each rank: the heaviest rank is the heaviest expert, whatever the placement.
 
-    >>> heaviest_rank_loads(np.array([[7, 3, 1, 0]]), 4).mean(axis=0).tolist()
+    >>> heaviest_rank_loads(np.array([[7, 3, 1, 0]]), np.array([11]), 1, 4).mean(axis=0).tolist()
     [[7.0]]
+
+    Eight rows over four ranks when every load rounds to none: two each.
+
+    >>> heaviest_rank_loads(np.zeros((1, 32), dtype=np.int64), np.array([1]), 8, 4).sum(axis=2)[0].tolist()
+    [2]
     """
-    tokens, experts = loads.shape
+    tokens, experts = rounded.shape
     local = experts // expert_parallel
-    if local == 1:
-        alone: IntArray = loads.max(axis=1)[None, :, None]
-        return alone
     generator = np.random.default_rng(SEED)
-    found = np.empty((DRAWS, tokens, local), dtype=np.int64)
+    found = np.empty((1 if local == 1 else DRAWS, tokens, local), dtype=np.int64)
     for draw in found:
-        ranks = loads[:, generator.permutation(experts)].reshape(tokens, expert_parallel, local)
+        # Loads fall with the expert's number: sorted within a rank they fall there too.
+        placed = np.sort(generator.permutation(experts).reshape(expert_parallel, local), axis=1)
+        ranks = _spread_remainder(rounded[:, placed], rows, rows * top_k)
         draw[:] = ranks[np.arange(tokens), ranks.sum(axis=2).argmax(axis=1)]
     return found

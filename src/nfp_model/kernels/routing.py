@@ -19,7 +19,7 @@ import numpy.typing as npt
 
 from nfp_model.errors import InvalidArgumentError, require_positive_int
 from nfp_model.kernels.counts import FloatArray, IntArray
-from nfp_model.kernels.power_law import DRAWS, heaviest_rank_loads, power_law_table
+from nfp_model.kernels.power_law import DRAWS, heaviest_rank_loads, power_law_table, rounded_loads
 from nfp_model.kernels.steps import blocks_below, ceil_div
 from nfp_model.workload import Routing
 
@@ -291,8 +291,11 @@ def _of_loads(
     chunk = max(1, LOADS_AT_ONCE // (num_experts * (DRAWS if expert_parallel > 1 else 1)))
     for start in range(0, rows.size, chunk):
         part = slice(start, start + chunk)
-        loads = power_law_table(exponent, num_experts, top_k, rows[part])
-        drawn = loads[None] if expert_parallel == 1 else heaviest_rank_loads(loads, expert_parallel)
+        if expert_parallel == 1:
+            drawn = power_law_table(exponent, num_experts, top_k, rows[part])[None]
+        else:
+            rounded = rounded_loads(exponent, num_experts, top_k, rows[part])
+            drawn = heaviest_rank_loads(rounded, rows[part], top_k, expert_parallel)
         if what == "rows":
             counted: FloatArray = drawn.sum(axis=2).astype(np.float64)
         elif what == "touched":

@@ -193,14 +193,26 @@ class MoEKernel(Spec):
         A persistent tile scheduler walks the list of all experts of this rank, touched or not.
     keeps_local_rows : bool
         Rows of other ranks' experts are dropped before the activation, instead of carried along.
+    zeroes_other_rows : bool
+        Both GEMMs write zeros for rows of other ranks' experts.
     computes_every_pair : bool
         Rows of other ranks' experts are cut into blocks and multiplied too.
     stored_as : str or None
         Format the engine keeps the weights in once loaded, where it expands the checkpoint's; None for the checkpoint's own.
+    expansion_cost : float
+        Time of a block over that of a format the same kernel expands for free, in its weight stream and in its products [-].
+    tile_depth : int or None
+        Elements of k in one step of a block whose stream takes as long for a tile that the expert fills in part, in columns or in
+        depth, as for a whole one [elements]; None where that does not show.
+    recorded_as : str
+        Part of the kernel names of public timings that this rule describes, where the library has several for a format.
     padded_to : int
         Multiple that hidden size and expert width on a rank are filled up to with zeros, in weights and rows [elements].
     second_saves : float
         Share of a re-read that an expert's second block saves; see :data:`SECOND_SAVES` [-].
+    evicted_read : float
+        Share of what left the cache that a further block reads itself, where blocks are not grouped; the rest another block running
+        beside it has just read [-].
     idle_tile : int or None
         Height of the block whose idle rows slow its weight stream [rows].
     idle_cost : float
@@ -244,10 +256,15 @@ class MoEKernel(Spec):
     resident_blocks: int = Field(default=1, gt=0)
     walks_experts: bool = False
     keeps_local_rows: bool = False
+    zeroes_other_rows: bool = False
     computes_every_pair: bool = False
     stored_as: str | None = None
+    expansion_cost: float = Field(default=1.0, ge=1)
+    tile_depth: int | None = Field(default=None, gt=0)
+    recorded_as: str = ""
     padded_to: int = Field(default=1, ge=1)
     second_saves: float = Field(default=SECOND_SAVES, ge=0, le=1)
+    evicted_read: float = Field(default=1.0, ge=0, le=1)
     idle_tile: int | None = Field(default=None, ge=1)
     idle_cost: float = Field(default=0.0, ge=0)
     held: dict[str, float] = Field(default_factory=lambda: {"wave_time_s": NO_WAVE_TIME_S, "expert_time_s": 0.0})
@@ -281,6 +298,8 @@ class MoEKernel(Spec):
             raise ValueError(
                 f"idle_tile is {self.idle_tile}; the kernel's tiles have {', '.join(map(str, sorted(tiles)))} rows"
             )
+        if self.zeroes_other_rows and (self.keeps_local_rows or self.computes_every_pair):
+            raise ValueError("zeroes_other_rows goes with neither keeps_local_rows nor computes_every_pair")
         if self.computes_every_pair and (self.keeps_local_rows or self.idle_tile is not None):
             raise ValueError("computes_every_pair goes with neither keeps_local_rows nor idle_tile")
         doubling = self.double_up_to is not None and self.double_limit is not None

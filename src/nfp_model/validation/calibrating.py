@@ -14,7 +14,7 @@ from nfp_model.cost.latency import Kernel
 from nfp_model.errors import InvalidArgumentError, UnsupportedError, unknown_name
 from nfp_model.kernels.counts import FloatArray
 from nfp_model.specs.calibration import Calibration, Fit, HeldOutScore, OperatorKind
-from nfp_model.specs.kernel_library import load_kernel
+from nfp_model.specs.kernel_library import load_kernel, load_library
 from nfp_model.specs.registry import load_hardware
 from nfp_model.uncertainty import Z80
 from nfp_model.validation.fit_bands import baseline_of, point_spread
@@ -159,14 +159,18 @@ def fit_table(table: FitTable, backend: str, date: str, command: str) -> Fit:
 
 
 def _one_rule(table: FitTable) -> Callable[[Curve], Kernel] | None:
-    """The rule most own points have, for lent curves too unless theirs is of the same library; None leaves every curve its own."""
+    """The rule most own points have, for lent curves the one of its library recorded for them; None leaves every curve its own."""
     if not table.lent:
         return None
     kernel = load_kernel(table.kernels[0])
+    recorded = [one for one in load_library(table.kernels[0].split(":")[0]).moe if one.recorded_as]
 
     def rule(curve: Curve) -> Kernel:
         own = kernel_for(load_hardware(curve.gpu), curve.operator_record(1), curve.backend)
-        return own if own is not None and own.library == kernel.library else kernel
+        if own is not None and own.library == kernel.library:
+            return own
+        named = [one for one in recorded if any(one.recorded_as in name for name in curve.kernels)]
+        return max(named, key=lambda one: len(one.recorded_as)) if named else kernel
 
     return rule
 

@@ -1,9 +1,10 @@
 """Curves of other weight formats that join a thin fused-MoE table: the same kernel, timed on the same GPU.
 
 A weight-only kernel expands its weights and multiplies in 16 bits, whatever the format: its constants belong to the kernel and
-the GPU. Marlin (fit halves of aiconfigurator-core 0.12.0, each format alone): matrix efficiency 0.30 of the peak for mxfp4 and
-0.31 for int4 on H100, activation efficiency 0.47 both; a stream of 2.9 TB/s on H100 and 3.0 on H200, whose memory differs by
-43 %, so that constants of one GPU do not serve another.
+the GPU, but for what one format takes longer to expand (``expansion_cost`` of the kernel file). Marlin (fit halves of
+aiconfigurator-core 0.12.0, each format alone): matrix efficiency 0.30 of the peak for mxfp4 and 0.31 for int4 on H100, activation
+efficiency 0.47 both; a stream of 2.9 TB/s on H100 and 3.0 on H200, whose memory differs by 43 %, so that constants of one GPU do not
+serve another.
 """
 
 from __future__ import annotations

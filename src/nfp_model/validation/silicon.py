@@ -133,7 +133,7 @@ def load_moe(
             top_k=row["topk"],
             tensor_parallel=row["moe_tp_size"],
             expert_parallel=row["moe_ep_size"],
-            gated=is_gated(row["hidden_size"], row["inter_size"], backend, timed),
+            gated=is_gated(row["hidden_size"], row["inter_size"], backend, timed, row["weight_dtype"]),
             routing=row["distribution"],
         ),
     )
