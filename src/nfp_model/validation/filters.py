@@ -56,7 +56,8 @@ the time their two matrices take at the full bandwidth: A100 vLLM 0.14.0 1.52 an
 where gated experts (4096, 1536) have 1.57, 1.76 and 1.72 by the same two matrices; H100 vLLM 0.24.0 has 1.12 against 1.67."""
 
 GATED_IN = {("sglang", "0.5.14", 1024, 2688): ("bfloat16", "fp8_block")}
-"""(engine, version, hidden, expert width) -> formats whose timings give that expert three matrices all the same; inferred. Two ranks of
+"""(engine, version, hidden, expert width) -> formats whose timings give that expert three matrices all the same: aiconfigurator's
+collector/sglang/collect_moe.py passes 2 x width whatever the model to Triton's experts; that it did so then is inferred. Two ranks of
 SGLang's Triton experts (1024, 2688, k 22, E 512) take 1.3 to 1.5 times, over their touched experts' two matrices, what every other
 shape takes on H100 and H200 (fit half, up to 192 tokens); nvfp4 on B200 and RTX PRO 6000 takes 1.03 and 1.06."""
 
