@@ -278,6 +278,7 @@ def attention_inputs(bound: BoundOperator, operator: Attention, positions: IntAr
         "hidden_starts": counts.hidden_starts * start,
         "exposed_starts": counts.exposed_starts * start,
         "passes": counts.passes,
+        "combine_kernel": counts.combine_kernel,
         "planned": counts.planned,
         "key_steps": counts.key_steps,
         "step_width": width * element_type(operator.kv_dtype).bytes / 2.0 * counts.step_cost,

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import lru_cache
 
 import numpy as np
 import numpy.typing as npt
 
 from nfp_model.errors import InvalidArgumentError, UnsupportedError
-from nfp_model.kernels.attention_splits import SPLIT_RULES, SplitCase
+from nfp_model.kernels.attention_splits import SPLIT_RULES, SplitCase, width_parts
 from nfp_model.kernels.counts import AttentionCounts, FloatArray, IntArray, KernelRow
 from nfp_model.kernels.steps import (
     ceil_div,
@@ -231,7 +232,8 @@ def _counts(
         launched,
         late,
         masked,
-    ) = (np.ones(size) for _ in range(14))
+        combine_kernel,
+    ) = (np.ones(size) for _ in range(15))
     keys = _keys(operator, positions)
     for number in np.unique(index):
         row, at = kernel.rows[number], index == number
@@ -245,14 +247,18 @@ def _counts(
         whole = _cached(operator, positions[at])
         case = _split_case(row, sm_count, operator, query_tiles[at], whole if row.splits_whole_cache else keys[at])
         splits[at] = SPLIT_RULES[row.split_rule](case)
+        resident[at], step_cost[at], shared[at] = row.resident, row.step_cost, row.resident_cost
+        parts[at] = row.width_parts
+        if row.splits_width:
+            parts[at] = width_parts(case, splits[at], positions[at])
+            splits[at] = SPLIT_RULES[row.split_rule](replace(case, tiles=case.tiles * parts[at]))
+            step_cost[at] *= _width_share(operator, parts[at])
         key_steps[at] = np.minimum(
             serial_steps(whole if row.splits_whole_cache else walked, splits[at], row.kv_block),
             serial_steps(walked, np.ones(1), row.kv_block),
         )
-        resident[at], step_cost[at], shared[at] = row.resident, row.step_cost, row.resident_cost
-        parts[at] = row.width_parts
         exposed[at], planned[at] = row.exposed_starts, _planned(row, operator)
-        passes[at] = _passes(row, operator, splits[at])
+        passes[at], combine_kernel[at] = _passes(row, operator, splits[at]), row.combine_kernel
         late[at] = _late_tiles(row, sm_count, operator, query_tiles[at])
         launched[at] = case.launched if row.launches_all_splits else splits[at]
     ctas_per_kv = operator.batch_size * operator.num_kv_heads * splits
@@ -276,12 +282,18 @@ def _counts(
         hidden_starts=starts * (1.0 - exposed),
         exposed_starts=starts * exposed,
         passes=passes,
+        combine_kernel=combine_kernel,
         planned=planned,
         step_cost=step_cost,
         kv_reads=query_tiles,
         filled=np.asarray(ctas / (slots * np.maximum(whole_waves(ctas, slots), 1.0))),
         late_tiles=late,
     )
+
+
+def _width_share(operator: Attention, parts: FloatArray) -> FloatArray:
+    """What a CTA fetches for a key, all of its width and a share of the value's, over all of both [-]."""
+    return np.asarray((operator.head_dim + operator.values_dim / parts) / (operator.head_dim + operator.values_dim))
 
 
 def _late_tiles(row: AttentionRow, sm_count: int, operator: Attention, tiles: FloatArray) -> FloatArray:

@@ -138,6 +138,8 @@ class AttentionCounts:
         CTA starts and ends an SM goes through in turn, those beside other CTAs' streams and those with nothing streaming [-].
     passes : ndarray
         Work besides the main kernel, in units of combining two splits: combination, copies that regroup heads [-].
+    combine_kernel : ndarray
+        1 where splits are combined by a kernel of its own, else 0 [-].
     planned : ndarray
         Sequences a kernel on the device plans first: B or 0 [-].
     step_cost : ndarray
@@ -162,6 +164,7 @@ class AttentionCounts:
     hidden_starts: FloatArray
     exposed_starts: FloatArray
     passes: FloatArray
+    combine_kernel: FloatArray
     planned: FloatArray
     step_cost: FloatArray
     kv_reads: FloatArray

@@ -54,7 +54,7 @@ class Replay:
     step : float
         Time of a CTA's key steps after its first, from L2 over from memory [-].
     combination : float
-        Time of combining splits whose CTAs end together over that of CTAs streaming from memory [-].
+        Time of combining splits whose CTAs end together over that of CTAs streaming from memory; not for a kernel of its own [-].
     """
 
     stream: float
@@ -74,7 +74,7 @@ REPLAYS: dict[str, Replay] = {
 
 LATENT_REPLAYS = {
     **REPLAYS,
-    "blackwell": Replay(1.0, 3e-6, combination=1.0 / 3.0),
+    "blackwell": Replay(0.85, 3e-6, combination=0.5),
     "blackwell_rtx": Replay(0.35, 3e-6, step=0.85),
 }
 """The same for MLA in its absorbed form."""
@@ -283,7 +283,7 @@ def _replayed(shape: Mapping[str, Any], resident: BoolArray, replay: Replay) -> 
         "saved": replay.first_access_s * resident,
         "kv_bytes": shape["kv_bytes"] * np.where(resident, replay.stream, 1.0),
         "key_steps": first + (shape["key_steps"] - first) * np.where(resident, replay.step, 1.0),
-        "passes": shape["passes"] * np.where(resident, replay.combination, 1.0),
+        "passes": shape["passes"] * np.where(resident & (shape["combine_kernel"] == 0), replay.combination, 1.0),
     }
 
 
