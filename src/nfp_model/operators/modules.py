@@ -112,6 +112,20 @@ class CompressedAttention:
         n = np.asarray(positions, dtype=np.float64)
         return np.asarray(self.batch_size * (n - self._growing(n)) if self.index_heads else 0.0 * n)
 
+    def selection_steps(self, positions: npt.ArrayLike) -> FloatArray:
+        """Steps of the block that picks a row's tokens: one thread for each it picks, which walk all compressed ones, the mean [-].
+
+        Examples
+        --------
+        >>> block = CompressedAttention(7168, 1536, 1024, 512, 128, 16, compress_ratio=4, context_length=262144, batch_size=1,
+        ...     index_heads=64, index_dim=128, index_topk=1024)
+        >>> block.selection_steps([1, 4096]).round().tolist()
+        [64.0, 64.0]
+        """
+        n = np.asarray(positions, dtype=np.float64)
+        steps = (self.context_length + n / 2.0) / self.compress_ratio / max(self.index_topk, 1)
+        return np.asarray(steps if self.index_heads else 0.0 * n)
+
     def ranked_pairs(self, positions: npt.ArrayLike, most: int) -> FloatArray:
         """Pairs of compressed tokens over all new rows that may pick among more than ``index_topk`` and at most ``most`` [-].
 

@@ -37,7 +37,7 @@ _BLOCK = (
     Unknown("fixed_time_s", 60e-6, 5e-6, 400e-6),
     Unknown("memory_efficiency", 0.8, 0.2, 1.1),
     Unknown("matrix_efficiency", 0.5, 0.02, 1.2),
-    Unknown("attention_efficiency", 0.4, 0.02, 3.0),
+    Unknown("attention_efficiency", 0.4, 0.001, 3.0),
     Unknown("index_efficiency", 0.4, 0.01, 3.0),
     Unknown("activation_efficiency", 0.5, 0.02, 20.0),
     Unknown("selection_time_s", 20e-6, 0.1e-6, 1e-3),
