@@ -538,6 +538,13 @@ def test_filled_is_the_mean_share_of_slots_at_work() -> None:
         assert counts.filled.item() == pytest.approx(filled)
 
 
+def test_starting_ctas_are_those_with_keys() -> None:
+    # 132 SMs; one key is one block, so one of the splits has work: 2 tiles a sequence of 128 heads. 512 keys are eight blocks.
+    for batch, context, share in ((1, 0, 2 / 132), (64, 0, 128 / 132), (128, 0, 1.0), (1, 511, 16 / 132)):
+        counts = attention_counts(kernel("flashmla_sm90:dense"), H100, mla(128, batch, context), np.array([1]))
+        assert counts.starting.item() == pytest.approx(share)
+
+
 class TestRow:
     def test_names_the_row_that_decided(self) -> None:
         row = attention_row(kernel("fa3_sm90:decode_vllm"), H100, GQA, 1)

@@ -281,7 +281,9 @@ def attention_inputs(bound: BoundOperator, operator: Attention, positions: IntAr
     tile_cost = np.interp(counts.tile_rows, TILE_COST_ROWS, TILE_COST)
     rows = positions * operator.group_size / counts.query_tiles
     # A CTA's start takes the longer, the more rows of its tile are queries.
-    start = 1.0 + kernel.row_cost * rows / ROW_COST_ROWS * width / tile_cost
+    fetched = kernel.row_cost * rows / ROW_COST_ROWS * width / tile_cost
+    # Beside one another in a persistent kernel they share the memory with those that start at the same time.
+    start, exposed_start = 1.0 + fetched, 1.0 + fetched * counts.starting
     return {
         "bandwidth": hardware.memory_bandwidth_bytes_per_s * counts.filled**kernel.unfilled_exponent,
         "peak": attention_peak(kernel, hardware, operator),
@@ -290,7 +292,7 @@ def attention_inputs(bound: BoundOperator, operator: Attention, positions: IntAr
         + (kernel.cache_traffic - 1.0 + read_again(hardware, counts, cache)) * cache,
         "waves": counts.waves,
         "hidden_starts": counts.hidden_starts * start,
-        "exposed_starts": counts.exposed_starts * start,
+        "exposed_starts": counts.exposed_starts * exposed_start,
         "passes": counts.passes,
         "planned": counts.planned,
         "key_steps": counts.key_steps,

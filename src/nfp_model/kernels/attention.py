@@ -233,7 +233,8 @@ def _counts(
         late,
         masked,
         combine_kernel,
-    ) = (np.ones(size) for _ in range(15))
+        kv_blocks,
+    ) = (np.ones(size) for _ in range(16))
     keys = _keys(operator, positions)
     for number in np.unique(index):
         row, at = kernel.rows[number], index == number
@@ -259,14 +260,16 @@ def _counts(
         )
         exposed[at], planned[at] = row.exposed_starts, _planned(row, operator)
         passes[at], combine_kernel[at] = _passes(row, operator, splits[at]), row.combine_kernel
+        kv_blocks[at] = case.kv_blocks
         late[at] = _late_tiles(row, sm_count, operator, query_tiles[at])
         launched[at] = case.launched if row.launches_all_splits else splits[at]
-    ctas_per_kv = operator.batch_size * operator.num_kv_heads * splits
+    sequences = operator.batch_size * operator.num_kv_heads
+    ctas_per_kv = sequences * splits
     ctas = round_half_even(query_tiles * parts * ctas_per_kv)
     waves = shared_waves(ctas, sm_count, resident, shared)
     slots = sm_count * resident
     # A persistent CTA that walks several sequences in turn starts each of them.
-    launches = query_tiles * parts * operator.batch_size * operator.num_kv_heads * launched
+    launches = query_tiles * parts * sequences * launched
     started = shared_waves(round_half_even(launches), sm_count, resident, shared)
     starts = started * np.maximum(ceil_ratio(np.ones(size), splits), 1.0)
     return AttentionCounts(
@@ -287,6 +290,7 @@ def _counts(
         step_cost=step_cost,
         kv_reads=query_tiles,
         filled=np.asarray(ctas / (slots * np.maximum(whole_waves(ctas, slots), 1.0))),
+        starting=np.minimum(query_tiles * parts * sequences * np.minimum(splits, kv_blocks) / slots, 1.0),
         late_tiles=late,
     )
 

@@ -148,6 +148,8 @@ class AttentionCounts:
         Times each KV byte is fetched by separate CTAs (g where heads are not packed; the cost model decides what L2 hides) [-].
     filled : ndarray
         CTAs over the slots of the whole waves they take, the mean share of SMs at work [-].
+    starting : ndarray
+        CTAs with keys to walk over the SM slots, at most 1: the share of SMs that fetch queries at a time [-].
     late_tiles : ndarray
         Query tiles of a sequence over those that run at once, less one, where the grid takes every sequence in between [-].
     """
@@ -169,4 +171,5 @@ class AttentionCounts:
     step_cost: FloatArray
     kv_reads: FloatArray
     filled: FloatArray
+    starting: FloatArray
     late_tiles: FloatArray
