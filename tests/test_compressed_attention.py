@@ -121,6 +121,14 @@ def test_one_block_walks_the_scores_of_a_row() -> None:
     assert bound.edges(140).tolist() == [1, 2, 133]
 
 
+def test_an_indexer_starts_more_at_the_second_position() -> None:
+    for backend, beside in (("vllm", 8), ("trtllm", 32), ("sglang", 0)):
+        for indexed in (True, False):
+            operator = replace(block(4096, 4, indexed), weight_dtype="fp8_block")
+            _, values = shape_inputs(bind(load_hardware("b200"), operator, backend), np.array([1, 2]))
+            assert values["planned"].tolist() == [0, 4 + beside * indexed]
+
+
 def test_keys_of_the_indexer_are_read_at_least_twice_and_at_most_16_times() -> None:
     operator = block(4096, batch=2)
     _, values = shape_inputs(bind(load_hardware("h200"), operator, "sglang"), np.array([1, 2, 8, 64]))
