@@ -36,6 +36,20 @@ def test_keys_and_selecting_rows_are_means_over_the_positions(context: int, posi
 
 
 @settings(max_examples=60, deadline=None)
+@given(
+    context=st.integers(0, 20000),
+    positions=st.integers(1, 9000),
+    indexed=st.booleans(),
+    tile=st.sampled_from([64, 128]),
+)
+def test_every_row_walks_whole_tiles_of_its_own_keys(context: int, positions: int, indexed: bool, tile: int) -> None:
+    seen = (context + np.arange(positions) + 0.5) / (4 if indexed else 128)
+    tiles = np.ceil(((np.minimum(seen, 1024) if indexed else seen) + 128) / tile)
+    walked = block(context, indexed=indexed).keys_walked(positions, tile).item()
+    assert walked == pytest.approx(tile * tiles.mean(), abs=2 * tile / positions)
+
+
+@settings(max_examples=60, deadline=None)
 @given(context=st.integers(0, 20000), positions=st.integers(2, 9000), batch=st.integers(1, 8))
 def test_ranked_pairs_are_squares_of_candidates_up_to_the_most(context: int, positions: int, batch: int) -> None:
     seen = (context + np.arange(positions) + 0.5) / 4

@@ -347,11 +347,7 @@ def block_inputs(bound: BoundOperator, operator: CompressedAttention, positions:
         "weight_bytes": operator.weight_bytes,
         "rows": rows,
         "row_flop": 2.0 * (operator.weight_elements + slower),
-        "padded_flop": operator.attention_flop(
-            positions,
-            padded,
-            ceil_ratio(operator.keys_seen(positions), keys) * keys,
-        )
+        "padded_flop": operator.attention_flop(positions, padded, operator.keys_walked(positions, keys))
         * np.where(rows > sparse_prefill_rows(bound), SPARSE_PREFILL_SHARE, 1.0),
         # One position goes through the decode path, which shows no such step in the public timings, but walks the same scores.
         "selection_waves": selecting_waves(bound, operator, positions)
