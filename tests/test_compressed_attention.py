@@ -15,6 +15,7 @@ from nfp_model.operators import CompressedAttention
 from nfp_model.specs.registry import load_hardware
 from nfp_model.validation.fit_tables import silicon_tables
 from nfp_model.validation.shapes import ModuleShape
+from nfp_model.validation.silicon import load_attention_module
 
 
 def block(context: int = 4096, batch: int = 1, indexed: bool = True, heads: int = 128) -> CompressedAttention:
@@ -32,6 +33,20 @@ def test_keys_and_selecting_rows_are_means_over_the_positions(context: int, posi
     assert block(context, batch, indexed=False).keys_seen(positions).item() == pytest.approx(
         (context + positions / 2) / 128 + 128
     )
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    context=st.integers(0, 20000),
+    positions=st.integers(1, 9000),
+    indexed=st.booleans(),
+    tile=st.sampled_from([64, 128]),
+)
+def test_every_row_walks_whole_tiles_of_its_own_keys(context: int, positions: int, indexed: bool, tile: int) -> None:
+    seen = (context + np.arange(positions) + 0.5) / (4 if indexed else 128)
+    tiles = np.ceil(((np.minimum(seen, 1024) if indexed else seen) + 128) / tile)
+    walked = block(context, indexed=indexed).keys_walked(positions, tile).item()
+    assert walked == pytest.approx(tile * tiles.mean(), abs=2 * tile / positions)
 
 
 @settings(max_examples=60, deadline=None)
@@ -76,6 +91,62 @@ def test_the_compressor_multiplies_in_32_bits() -> None:
         _, values = shape_inputs(bind(load_hardware("b200"), operator, "sglang"), np.array([8]))
         expected = 2 * (operator.weight_elements + (times - 1) * operator.compressor_elements)
         assert values["row_flop"] == pytest.approx(expected, rel=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("gpu", "backend", "heads", "padded"),
+    [
+        ("b200", "sglang", 8, 64),
+        ("b200", "sglang", 128, 128),
+        ("h100", "sglang", 8, 64),
+        ("b200", "vllm", 8, 128),
+        ("h100", "vllm", 8, 64),
+    ],
+)
+def test_heads_are_padded_to_the_kernels_tile(gpu: str, backend: str, heads: int, padded: int) -> None:
+    # 8192 cached tokens and 8 more: 64 compressed ones and a window of 128.
+    operator = replace(block(8192, indexed=False, heads=heads), weight_dtype="fp8_block")
+    _, values = shape_inputs(bind(load_hardware(gpu), operator, backend), np.array([8]))
+    keys = 256  # four of 64, two of 128
+    assert values["padded_flop"].item() == 8 * padded * keys * 4 * 512
+    copied = 1.5 * 2 * 64 * 512 if (gpu, backend, heads) == ("b200", "sglang", 8) else 0.0
+    assert values["moved_bytes"].item() == 8 * (operator.activation_bytes_per_row + copied)
+
+
+@pytest.mark.silicon
+def test_up_to_64_heads_take_the_same_time_for_a_key_and_128_twice_that() -> None:
+    pytest.importorskip("aiconfigurator_core")
+    slopes = {}
+    for curve in load_attention_module("b200_sxm", "sglang", "dsv4_hca", weight_dtype="fp8_block").curves:
+        shape = curve.shape
+        assert isinstance(shape, ModuleShape)
+        if curve.half == "fit" and (shape.batch_size, shape.context_length) == (1, 524288):
+            rows = dict(zip(curve.tokens.tolist(), curve.seconds.tolist(), strict=True))
+            slopes[shape.model.split("-V4-")[1], shape.num_query_heads] = rows[8192] - rows[4096]
+    assert slopes["Flash-FP8", 64] < 1.2 * slopes["Flash-FP8", 8]
+    assert slopes["Pro", 128] > 1.7 * slopes["Pro", 16]
+
+
+def test_one_block_walks_the_scores_of_a_row() -> None:
+    # 1 M tokens are 262144 candidates, 256 steps of 1024 threads: 8 times 32.
+    bound = bind(load_hardware("h200"), replace(block(2**20), weight_dtype="fp8_block"), "sglang")
+    _, values = shape_inputs(bound, np.array([1, 2, 133]))
+    assert values["selection_waves"] == pytest.approx([8.0, 9.0, 18.0], rel=1e-3)
+    assert bound.edges(140).tolist() == [1, 2, 133]
+
+
+def test_an_indexer_starts_more_at_the_second_position() -> None:
+    for backend, beside in (("vllm", 8), ("trtllm", 32), ("sglang", 0)):
+        for indexed in (True, False):
+            operator = replace(block(4096, 4, indexed), weight_dtype="fp8_block")
+            _, values = shape_inputs(bind(load_hardware("b200"), operator, backend), np.array([1, 2]))
+            assert values["planned"].tolist() == [0, 4 + beside * indexed]
+
+
+def test_keys_of_the_indexer_are_read_at_least_twice_and_at_most_16_times() -> None:
+    operator = block(4096, batch=2)
+    _, values = shape_inputs(bind(load_hardware("h200"), operator, "sglang"), np.array([1, 2, 8, 64]))
+    assert values["index_bytes"].tolist() == [2 * 1024 * 128 * reads for reads in (2, 2, 8, 16)]
 
 
 def test_sglang_serves_more_than_11673_rows_by_another_kernel() -> None:

@@ -333,6 +333,43 @@ class TestTrtllmGen:
         seconds = dict(zip(curve.tokens.tolist(), curve.seconds.tolist(), strict=True))
         assert seconds[2 * last] < seconds[last]
 
+    def test_mla_shares_the_value_width_over_idle_sms(self) -> None:
+        # 148 SMs: by four up to 37 CTAs, by two up to 74; a step then fetches 576 and 128 (256) of 1088 wide.
+        for batch, parts, cost in ((32, 4, 704 / 1088), (64, 2, 832 / 1088), (128, 1, 1.0)):
+            counts = attention_counts(kernel("trtllm_gen_sm100:mla_decode"), B200, mla(8, batch, 127), np.array([1]))
+            assert counts.step_cost.item() == pytest.approx(cost), batch
+            assert counts.filled.item() == pytest.approx(batch * parts / 148)
+
+    def test_mla_of_one_sequence_gives_up_splits_to_share_the_value_width(self) -> None:
+        # 64 splits of 256 keys fill the SMs with a fourth of the width each only as 37; 128 leave room for 74 halves.
+        for context, splits in ((8191, 32), (16383, 37), (32767, 74), (131071, 74)):
+            one = attention_counts(kernel("trtllm_gen_sm100:mla_decode"), B200, mla(8, 1, context), np.array([1]))
+            assert one.splits.item() == splits, context
+        two = attention_counts(kernel("trtllm_gen_sm100:mla_decode"), B200, mla(8, 2, 16383), np.array([1]))
+        assert two.splits.item() == 64
+
+    @pytest.mark.silicon
+    def test_mla_slows_where_the_value_width_is_shared_no_more(self) -> None:
+        # One split, one wave: 64 sequences take longer than 32 only because a CTA fetches more for each key.
+        pytest.importorskip("aiconfigurator_core")
+        table = silicon_tables("b200_sxm", "trtllm", "latent_attention", "bfloat16")[0]
+        turns = []
+        for curve in table.fit:
+            shape = curve.shape
+            if isinstance(shape, AttentionShape) and shape.num_query_heads < 128 and shape.context_length < 127:
+                seconds = dict(zip(curve.tokens.tolist(), curve.seconds.tolist(), strict=True))
+                turns.append((seconds[32] / seconds[8], seconds[64] / seconds[32]))
+        before, across = np.median(turns, axis=0)
+        assert before < 1.05
+        assert across > 1.1
+
+    def test_mla_of_64_head_ctas_ends_in_a_kernel_of_its_own(self) -> None:
+        counts = [
+            attention_counts(kernel("trtllm_gen_sm100:mla_decode"), B200, mla(heads, 32), np.array([1]))
+            for heads in (16, 128)
+        ]
+        assert [one.combine_kernel.item() for one in counts] == [0, 1]
+
     def test_mla_grouped_positions(self) -> None:
         counts = attention_counts(kernel("trtllm_gen_sm100:mla_decode"), B200, mla(16), np.array([1, 2, 4, 5]))
         assert counts.tile_rows.tolist() == [16, 64, 64, 64]
@@ -499,6 +536,13 @@ def test_filled_is_the_mean_share_of_slots_at_work() -> None:
     for batch, filled in ((128, 128 / 148), (256, 256 / 296), (148, 1.0)):
         counts = attention_counts(kernel("trtllm_gen_sm100:mla_decode"), B200, mla(8, batch), np.array([1]))
         assert counts.filled.item() == pytest.approx(filled)
+
+
+def test_starting_ctas_are_those_with_keys() -> None:
+    # 132 SMs; one key is one block, so one of the splits has work: 2 tiles a sequence of 128 heads. 512 keys are eight blocks.
+    for batch, context, share in ((1, 0, 2 / 132), (64, 0, 128 / 132), (128, 0, 1.0), (1, 511, 16 / 132)):
+        counts = attention_counts(kernel("flashmla_sm90:dense"), H100, mla(128, batch, context), np.array([1]))
+        assert counts.starting.item() == pytest.approx(share)
 
 
 class TestRow:

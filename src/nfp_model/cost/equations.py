@@ -105,13 +105,17 @@ def attention() -> Equation:
 def block() -> Equation:
     r"""A whole attention block: projections as one GEMM, then attention, indexer and row traffic one after the other.
 
+    The indexer's keys stream beside its scores as weights beside a product.
+
     .. math::
         T = t_0 + \left[\left(\frac{W}{BW e_b}\right)^p + \left(\frac{M F}{P e_f}\right)^p\right]^{1/p}
-            + \frac{G}{P_a e_g} + \frac{I_x}{P_i e_i} + f_k t_k + f_q t_q + \frac{Y}{BW e_a} + B_p t_b
+            + \frac{G}{P_a e_g} + \left[\left(\frac{Y_x}{BW e_b}\right)^p + \left(\frac{I_x}{P_i e_i}\right)^p\right]^{1/p}
+            + f_k t_k + f_q t_q + \frac{Y}{BW e_a} + B_p t_b
     """
     memory = y.W / (y.BW * y.e_b)
     matrix = y.M * y.F / (y.P * y.e_f)
-    attention_time = y.G / (y.P_a * y.e_g) + y.I_x / (y.P_i * y.e_i) + y.f_k * y.t_k + y.f_q * y.t_q
+    index_time = overlapped(y.p, y.Y_x / (y.BW * y.e_b), y.I_x / (y.P_i * y.e_i))
+    attention_time = y.G / (y.P_a * y.e_g) + index_time + y.f_k * y.t_k + y.f_q * y.t_q
     rows = y.Y / (y.BW * y.e_a)
     fixed = y.t_0 + y.B_p * y.t_b
     latency = fixed + overlapped(y.p, memory, matrix) + attention_time + rows

@@ -87,9 +87,11 @@ def attention_fixed(B_p: Any, c_p: Any, f_x: Any, rho: Any, t_0: Any, t_b: Any, 
     return B_p*t_b + c_p*t_s + f_x*rho*t_c + t_0
 
 
-def block_latency(BW: Any, B_p: Any, F: Any, G: Any, I_x: Any, M: Any, P: Any, P_a: Any, P_i: Any, W: Any, Y: Any, e_a: Any, e_b: Any, e_f: Any, e_g: Any, e_i: Any, f_k: Any, f_q: Any, p: Any, t_0: Any, t_b: Any, t_k: Any, t_q: Any) -> Any:
+def block_latency(BW: Any, B_p: Any, F: Any, G: Any, I_x: Any, M: Any, P: Any, P_a: Any, P_i: Any, W: Any, Y: Any, Y_x: Any, e_a: Any, e_b: Any, e_f: Any, e_g: Any, e_i: Any, f_k: Any, f_q: Any, p: Any, t_0: Any, t_b: Any, t_k: Any, t_q: Any) -> Any:
     x0 = BW**(-1.0)
-    return B_p*t_b + G/(P_a*e_g) + I_x/(P_i*e_i) + Y*x0/e_a + f_k*t_k + f_q*t_q + t_0 + ((W*x0/e_b)**p + (F*M/(P*e_f))**p)**(p**(-1.0))
+    x1 = x0/e_b
+    x2 = p**(-1.0)
+    return B_p*t_b + G/(P_a*e_g) + Y*x0/e_a + f_k*t_k + f_q*t_q + t_0 + ((W*x1)**p + (F*M/(P*e_f))**p)**x2 + ((Y_x*x1)**p + (I_x/(P_i*e_i))**p)**x2
 
 
 def block_memory(BW: Any, W: Any, e_b: Any) -> Any:
@@ -100,8 +102,8 @@ def block_matrix(F: Any, M: Any, P: Any, e_f: Any) -> Any:
     return F*M/(P*e_f)
 
 
-def block_attention(G: Any, I_x: Any, P_a: Any, P_i: Any, e_g: Any, e_i: Any, f_k: Any, f_q: Any, t_k: Any, t_q: Any) -> Any:
-    return G/(P_a*e_g) + I_x/(P_i*e_i) + f_k*t_k + f_q*t_q
+def block_attention(BW: Any, G: Any, I_x: Any, P_a: Any, P_i: Any, Y_x: Any, e_b: Any, e_g: Any, e_i: Any, f_k: Any, f_q: Any, p: Any, t_k: Any, t_q: Any) -> Any:
+    return G/(P_a*e_g) + f_k*t_k + f_q*t_q + ((Y_x/(BW*e_b))**p + (I_x/(P_i*e_i))**p)**(p**(-1.0))
 
 
 def block_rows(BW: Any, Y: Any, e_a: Any) -> Any:
@@ -154,10 +156,10 @@ FUNCTIONS: dict[tuple[str, str | None], tuple[tuple[str, ...], Callable[..., Any
     ('attention', 'chain'): (('step_width', 'waves', 'hidden_starts', 'key_steps', 'tile_cost', 'cta_time', 'step_time'), attention_chain),
     ('attention', 'matrix'): (('padded_flop', 'peak', 'matrix_efficiency'), attention_matrix),
     ('attention', 'fixed'): (('planned', 'passes', 'exposed_starts', 'tile_cost', 'fixed_time', 'sequence_time', 'cta_time', 'split_time'), attention_fixed),
-    ('block', None): (('bandwidth', 'planned', 'row_flop', 'padded_flop', 'index_flop', 'rows', 'peak', 'attention_peak', 'index_peak', 'weight_bytes', 'moved_bytes', 'activation_efficiency', 'memory_efficiency', 'matrix_efficiency', 'attention_efficiency', 'index_efficiency', 'selection_waves', 'ranking_waves', 'overlap_exponent', 'fixed_time', 'sequence_time', 'selection_time', 'ranking_time'), block_latency),
+    ('block', None): (('bandwidth', 'planned', 'row_flop', 'padded_flop', 'index_flop', 'rows', 'peak', 'attention_peak', 'index_peak', 'weight_bytes', 'moved_bytes', 'index_bytes', 'activation_efficiency', 'memory_efficiency', 'matrix_efficiency', 'attention_efficiency', 'index_efficiency', 'selection_waves', 'ranking_waves', 'overlap_exponent', 'fixed_time', 'sequence_time', 'selection_time', 'ranking_time'), block_latency),
     ('block', 'memory'): (('bandwidth', 'weight_bytes', 'memory_efficiency'), block_memory),
     ('block', 'matrix'): (('row_flop', 'rows', 'peak', 'matrix_efficiency'), block_matrix),
-    ('block', 'attention'): (('padded_flop', 'index_flop', 'attention_peak', 'index_peak', 'attention_efficiency', 'index_efficiency', 'selection_waves', 'ranking_waves', 'selection_time', 'ranking_time'), block_attention),
+    ('block', 'attention'): (('bandwidth', 'padded_flop', 'index_flop', 'attention_peak', 'index_peak', 'index_bytes', 'memory_efficiency', 'attention_efficiency', 'index_efficiency', 'selection_waves', 'ranking_waves', 'overlap_exponent', 'selection_time', 'ranking_time'), block_attention),
     ('block', 'rows'): (('bandwidth', 'moved_bytes', 'activation_efficiency'), block_rows),
     ('block', 'fixed'): (('planned', 'fixed_time', 'sequence_time'), block_fixed),
     ('stream', None): (('bandwidth', 'moved_bytes', 'memory_efficiency', 'fixed_time'), stream_latency),

@@ -66,15 +66,19 @@ TILE_COST = (1.0 / 1.68, 1.2 / 1.68, 1.48 / 1.68, 1.0, 2.2 / 1.68)
 ROW_COST_ROWS = 16
 """Query rows a kernel file's ``row_cost`` is stated for [rows]."""
 
-SPARSE_TILE_HEADS = 128
-SPARSE_TILE_KEYS = 128
-"""Query heads of one token, and keys, that sparse attention over a compressed cache is padded to [heads], [tokens]: inferred from
-the public timings of B200 and H100, fit half, where 8 to 128 heads take nearly the same time (64 heads and single keys leave
-twice the error of shapes left out in turn)."""
+DECODE_TILE = (64, 64)
+"""Query heads of one token, and keys, that FlashMLA's sparse kernel for decoding takes at a time [heads], [tokens]
+(deepseek-ai/FlashMLA, ``csrc/sm90/decode/sparse_fp8/config.h``: ``BLOCK_M``, ``TOPK_BLOCK_SIZE``). SGLang runs it for all positions;
+on B200 64 heads and fewer take the same time for a key and 128 twice that (fit half), and what stands in for it on RTX PRO 6000
+takes 5.5 us for 64 keys of one row, however many heads."""
 
-HOPPER_TILE_HEADS = 64
-"""The same on Hopper where all compressed tokens are seen: inferred from H100, fit half, shapes left out in turn: vLLM 3.2 % against
-6.8 with 128, SGLang 4.1 against 4.8 (bf16), 6.4 against 6.8 (fp8)."""
+PREFILL_TILE = {"hopper": (64, 128), "": (128, 128)}
+"""The same of the kernel for sparse prefill, which vLLM runs, by generation, "" for any other (vllm-project/vllm,
+``v1/attention/backends/mla/flashmla_sparse.py``: ``prefill_padding``). TensorRT-LLM's is taken for it too: not read."""
+
+PADDED_QUERIES = {("sglang", "blackwell"): 1.5}
+"""Times a row's queries, padded to a whole tile, are written besides where its heads do not fill one [-]: inferred on B200 and GB300,
+fit half, shapes left out in turn: ``csa`` 8.1 to 6.0 %, ``hca`` 8.6 to 6.4 %; on Hopper it does not show."""
 
 FP32_MATRIX_TIME = 2.0
 """Matrix time of 32-bit operands, as TF32, over 16-bit ones, by every data sheet since Ampere [-]. The compressor of DeepSeek-V4 holds
@@ -86,6 +90,21 @@ SPARSE_PREFILL_SHARE = 0.6
 prefill [rows] (``_LARGE_INDEXER_QUERY_THRESHOLD``, sgl-project/sglang, ``layers/attention/dsv4/metadata.py``), and the attention time of
 that one over the other's [-]: inferred on B200, fit half, between 10240 and 12288 rows (slope over the compressed tokens). On other
 generations no such row was timed."""
+
+SELECTION_STEPS = 32.0
+"""Steps of the block that picks a row's tokens that take as long as starting the selection does [-]. One block serves a row, one thread
+for each token it picks, and walks the scores of all (sgl-project/sglang, ``jit_kernel/csrc/deepseek_v4/topk.cuh``:
+``kTopKBlockSize``); one sequence takes 0.54 us a step longer on H200, 0.40 on B200 (fit half), where a start takes some 13."""
+
+INDEX_READS = (2, 16)
+"""Times the keys of an indexer stream from memory, at least and at most, N for N positions in between [-]: inferred on B200, GB300,
+H100 and H200, fit half. One position streams them at half the rate of weights (B200 0.0073, H200 0.0095 ns a token and sequence);
+up to some 16 read them each for itself (H200: 9.8 us a row at 1 M tokens up to 32 positions, 6.4 from 128 on)."""
+
+PLANNED_BESIDE = {"vllm": 8.0, "trtllm": 32.0}
+"""Sequences whose planning takes as long as what an indexer starts besides once a sequence has several positions [-]: 17 us in vLLM, 18 in
+TensorRT-LLM. Inferred on B200, GB300, H100 and H200, fit half, shapes left out in turn: mean boundary error of vLLM .76 to .08 octaves, its
+MAPE 5.3 to 5.1 %; of TensorRT-LLM 1.9 to 1.0 and 10.8 to 11.0 %. SGLang's decode kernel serves both."""
 
 RANKED_TOKENS = 2048
 """Most compressed tokens a row's selection compares pair by pair [tokens] (``kNumFinalItems`` of ``topKPerRowJob``,
@@ -277,7 +296,9 @@ def attention_inputs(bound: BoundOperator, operator: Attention, positions: IntAr
     tile_cost = np.interp(counts.tile_rows, TILE_COST_ROWS, TILE_COST)
     rows = positions * operator.group_size / counts.query_tiles
     # A CTA's start takes the longer, the more rows of its tile are queries.
-    start = 1.0 + kernel.row_cost * rows / ROW_COST_ROWS * width / tile_cost
+    fetched = kernel.row_cost * rows / ROW_COST_ROWS * width / tile_cost
+    # Beside one another in a persistent kernel they share the memory with those that start at the same time.
+    start, exposed_start = 1.0 + fetched, 1.0 + fetched * counts.starting
     return {
         "bandwidth": hardware.memory_bandwidth_bytes_per_s * counts.filled**kernel.unfilled_exponent,
         "peak": attention_peak(kernel, hardware, operator),
@@ -286,7 +307,7 @@ def attention_inputs(bound: BoundOperator, operator: Attention, positions: IntAr
         + (kernel.cache_traffic - 1.0 + read_again(hardware, counts, cache)) * cache,
         "waves": counts.waves,
         "hidden_starts": counts.hidden_starts * start,
-        "exposed_starts": counts.exposed_starts * start,
+        "exposed_starts": counts.exposed_starts * exposed_start,
         "passes": counts.passes,
         "planned": counts.planned,
         "key_steps": counts.key_steps,
@@ -307,12 +328,27 @@ def sparse_prefill_rows(bound: BoundOperator) -> int:
     return SPARSE_PREFILL_ROWS if (bound.backend, bound.hardware.generation) == ("sglang", "blackwell") else 2**62
 
 
+def sparse_tile(bound: BoundOperator) -> tuple[int, int]:
+    """Heads and keys the backend's kernel over a compressed cache is padded to [heads], [tokens]."""
+    if bound.backend == "sglang":
+        return DECODE_TILE
+    return PREFILL_TILE.get(bound.hardware.generation or "", PREFILL_TILE[""])
+
+
+def selecting_waves(bound: BoundOperator, operator: CompressedAttention, positions: IntArray) -> FloatArray:
+    """Waves of rows that select, one row an SM [-]."""
+    return ceil_ratio(operator.selecting_rows(positions), bound.hardware.sm_count)
+
+
 def block_inputs(bound: BoundOperator, operator: CompressedAttention, positions: IntArray) -> dict[str, Any]:
     """Shape inputs of the equation of an attention block, shape (positions,)."""
     hardware, rows = bound.hardware, positions * float(operator.batch_size)
     sixteen, peak = hardware.peak_flop_per_s["bfloat16"], hardware.peak(operator.weight_dtype, "bfloat16")
-    tile = HOPPER_TILE_HEADS if hardware.generation == "hopper" and not operator.index_heads else SPARSE_TILE_HEADS
+    heads, keys = sparse_tile(bound)
+    padded = float(round_up(operator.num_query_heads, heads))
+    copied = PADDED_QUERIES.get((bound.backend, hardware.generation or ""), 0.0) * (padded > operator.num_query_heads)
     slower = operator.compressor_elements * (FP32_MATRIX_TIME * peak / sixteen - 1.0)
+    planned = operator.batch_size + (PLANNED_BESIDE.get(bound.backend, 0.0) if operator.index_heads else 0.0)
     return {
         "bandwidth": hardware.memory_bandwidth_bytes_per_s,
         "peak": peak,
@@ -321,18 +357,18 @@ def block_inputs(bound: BoundOperator, operator: CompressedAttention, positions:
         "weight_bytes": operator.weight_bytes,
         "rows": rows,
         "row_flop": 2.0 * (operator.weight_elements + slower),
-        "padded_flop": operator.attention_flop(
-            positions,
-            float(round_up(operator.num_query_heads, tile)),
-            ceil_ratio(operator.keys_seen(positions), SPARSE_TILE_KEYS) * SPARSE_TILE_KEYS,
-        )
+        "padded_flop": operator.attention_flop(positions, padded, operator.keys_walked(positions, keys))
         * np.where(rows > sparse_prefill_rows(bound), SPARSE_PREFILL_SHARE, 1.0),
-        # One position goes through the decode path, which shows no such step in the public timings.
-        "selection_waves": ceil_ratio(operator.selecting_rows(positions), hardware.sm_count) * (positions > 1),
+        # One position goes through the decode path, which shows no such step in the public timings, but walks the same scores.
+        "selection_waves": selecting_waves(bound, operator, positions)
+        * ((positions > 1) + operator.selection_steps(positions) / SELECTION_STEPS),
         "ranking_waves": operator.ranked_pairs(positions, RANKED_TOKENS) / RANKED_TOKENS**2 / hardware.sm_count,
-        "planned": float(operator.batch_size) * (positions > 1),
+        "planned": planned * (positions > 1),
         "index_flop": operator.index_flop(positions),
-        "moved_bytes": operator.activation_bytes_per_row * rows + operator.index_bytes(),
+        # Without an indexer one byte, so that no derivative is undefined.
+        "index_bytes": max(operator.index_bytes(), 1.0) * np.clip(positions, *INDEX_READS),
+        "moved_bytes": (operator.activation_bytes_per_row + copied * ACTIVATION_BYTES * padded * operator.head_dim)
+        * rows,
     }
 
 

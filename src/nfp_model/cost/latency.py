@@ -11,10 +11,10 @@ import numpy.typing as npt
 
 from nfp_model.cost.compiled import evaluate
 from nfp_model.cost.inputs import (
-    block_inputs,
     constant_inputs,
     equation_inputs,
     gemm_inputs,
+    selecting_waves,
     shape_inputs,
     sparse_prefill_rows,
     useful_matrix_seconds,
@@ -150,7 +150,7 @@ class BoundOperator:
 def _block_edges(bound: BoundOperator, operator: CompressedAttention, max_positions: int) -> IntArray:
     """Where one more wave of rows selects, and where another kernel serves."""
     positions = np.arange(1, max_positions + 1, dtype=np.int64)
-    waves = block_inputs(bound, operator, positions)["selection_waves"]
+    waves = selecting_waves(bound, operator, positions) * (1 + (positions > 1))
     large = positions * operator.batch_size > sparse_prefill_rows(bound)
     changed = np.diff(waves, prepend=waves[:1]) != 0
     changed[1:] |= large[1:] != large[:-1]

@@ -134,6 +134,7 @@ f_q = _new(
     "waves of rows that rank all their compressed tokens by pairs, as shares of 2048 squared",
     "kernel",
 )
+Y_x = _new("index_bytes", "Y_x", "B", "keys of an indexer over compressed tokens", "workload")
 I_x = _new("index_flop", "I_x", "FLOP", "scores of an indexer over compressed tokens", "workload")
 G = _new("padded_flop", "G", "FLOP", "attention FLOP over padded query tiles", "kernel")
 

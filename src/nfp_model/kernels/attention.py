@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import lru_cache
 
 import numpy as np
 import numpy.typing as npt
 
 from nfp_model.errors import InvalidArgumentError, UnsupportedError
-from nfp_model.kernels.attention_splits import SPLIT_RULES, SplitCase
+from nfp_model.kernels.attention_splits import SPLIT_RULES, SplitCase, width_parts
 from nfp_model.kernels.counts import AttentionCounts, FloatArray, IntArray, KernelRow
 from nfp_model.kernels.steps import (
     ceil_div,
@@ -231,7 +232,9 @@ def _counts(
         launched,
         late,
         masked,
-    ) = (np.ones(size) for _ in range(14))
+        combine_kernel,
+        kv_blocks,
+    ) = (np.ones(size) for _ in range(16))
     keys = _keys(operator, positions)
     for number in np.unique(index):
         row, at = kernel.rows[number], index == number
@@ -245,22 +248,28 @@ def _counts(
         whole = _cached(operator, positions[at])
         case = _split_case(row, sm_count, operator, query_tiles[at], whole if row.splits_whole_cache else keys[at])
         splits[at] = SPLIT_RULES[row.split_rule](case)
+        resident[at], step_cost[at], shared[at] = row.resident, row.step_cost, row.resident_cost
+        parts[at] = row.width_parts
+        if row.splits_width:
+            parts[at] = width_parts(case, splits[at], positions[at])
+            splits[at] = SPLIT_RULES[row.split_rule](replace(case, tiles=case.tiles * parts[at]))
+            step_cost[at] *= _width_share(operator, parts[at])
         key_steps[at] = np.minimum(
             serial_steps(whole if row.splits_whole_cache else walked, splits[at], row.kv_block),
             serial_steps(walked, np.ones(1), row.kv_block),
         )
-        resident[at], step_cost[at], shared[at] = row.resident, row.step_cost, row.resident_cost
-        parts[at] = row.width_parts
         exposed[at], planned[at] = row.exposed_starts, _planned(row, operator)
-        passes[at] = _passes(row, operator, splits[at])
+        passes[at], combine_kernel[at] = _passes(row, operator, splits[at]), row.combine_kernel
+        kv_blocks[at] = case.kv_blocks
         late[at] = _late_tiles(row, sm_count, operator, query_tiles[at])
         launched[at] = case.launched if row.launches_all_splits else splits[at]
-    ctas_per_kv = operator.batch_size * operator.num_kv_heads * splits
+    sequences = operator.batch_size * operator.num_kv_heads
+    ctas_per_kv = sequences * splits
     ctas = round_half_even(query_tiles * parts * ctas_per_kv)
     waves = shared_waves(ctas, sm_count, resident, shared)
     slots = sm_count * resident
     # A persistent CTA that walks several sequences in turn starts each of them.
-    launches = query_tiles * parts * operator.batch_size * operator.num_kv_heads * launched
+    launches = query_tiles * parts * sequences * launched
     started = shared_waves(round_half_even(launches), sm_count, resident, shared)
     starts = started * np.maximum(ceil_ratio(np.ones(size), splits), 1.0)
     return AttentionCounts(
@@ -276,12 +285,19 @@ def _counts(
         hidden_starts=starts * (1.0 - exposed),
         exposed_starts=starts * exposed,
         passes=passes,
+        combine_kernel=combine_kernel,
         planned=planned,
         step_cost=step_cost,
         kv_reads=query_tiles,
         filled=np.asarray(ctas / (slots * np.maximum(whole_waves(ctas, slots), 1.0))),
+        starting=np.minimum(query_tiles * parts * sequences * np.minimum(splits, kv_blocks) / slots, 1.0),
         late_tiles=late,
     )
+
+
+def _width_share(operator: Attention, parts: FloatArray) -> FloatArray:
+    """What a CTA fetches for a key, all of its width and a share of the value's, over all of both [-]."""
+    return np.asarray((operator.head_dim + operator.values_dim / parts) / (operator.head_dim + operator.values_dim))
 
 
 def _late_tiles(row: AttentionRow, sm_count: int, operator: Attention, tiles: FloatArray) -> FloatArray:

@@ -23,6 +23,10 @@ SGLANG_SPLIT_KEYS = 32
 """Keys of a split of SGLang's Triton decode are a multiple of this [tokens] (``_MIN_BLOCK_KV``)."""
 
 
+WIDE_POSITIONS = 16
+"""Most positions of one sequence for which TRT-LLM-gen shares the value width over all SMs (``isDsv3MinLatencyMode``)."""
+
+
 @dataclass(frozen=True)
 class SplitCase:
     """What a split rule looks at.
@@ -148,6 +152,25 @@ def trtllm_gen_splits(case: SplitCase) -> FloatArray:
     """
     room = np.maximum(floor_div(case.sm_count, case.ctas), 1.0)
     return np.minimum(ceil_div(np.maximum(case.keys, 1.0), 2 * case.kv_block), room)
+
+
+def width_parts(case: SplitCase, splits: FloatArray, positions: FloatArray) -> FloatArray:
+    """CTAs of TRT-LLM-gen's MLA that share a tile's value width: 4 where they fill half the SMs at most, else 2, else 1 [-].
+
+    Half does not hold for one sequence of at most 16 positions: its CTAs may fill all SMs, at the cost of fewer splits. flashinfer
+    ``trtllm/fmha/fmhaKernels.cuh :: computeCtaAndClusterConfig``.
+
+    Examples
+    --------
+    On 148 SMs, one split: 32 sequences share by four, 64 by two, 128 do not.
+
+    >>> one = np.ones(1)
+    >>> [width_parts(SplitCase(one, one, batch, 1, 148, 128), one, one).item() for batch in (32, 64, 128)]
+    [4.0, 2.0, 1.0]
+    """
+    least = np.where((case.batch_size == 1) & (positions <= WIDE_POSITIONS), 1.0, 2.0)
+    filled = case.ctas * splits * least
+    return np.where(2.0 * filled <= case.sm_count, 4.0, np.where(filled <= case.sm_count, 2.0, 1.0))
 
 
 def sglang_triton_splits(case: SplitCase) -> FloatArray:

@@ -141,6 +141,8 @@ class AttentionCounts:
         CTA starts and ends an SM goes through in turn, those beside other CTAs' streams and those with nothing streaming [-].
     passes : ndarray
         Work besides the main kernel, in units of combining two splits: combination, copies that regroup heads [-].
+    combine_kernel : ndarray
+        1 where splits are combined by a kernel of its own, else 0 [-].
     planned : ndarray
         Sequences a kernel on the device plans first: B or 0 [-].
     step_cost : ndarray
@@ -149,6 +151,8 @@ class AttentionCounts:
         Times each KV byte is fetched by separate CTAs (g where heads are not packed; the cost model decides what L2 hides) [-].
     filled : ndarray
         CTAs over the slots of the whole waves they take, the mean share of SMs at work [-].
+    starting : ndarray
+        CTAs with keys to walk over the SM slots, at most 1: the share of SMs that fetch queries at a time [-].
     late_tiles : ndarray
         Query tiles of a sequence over those that run at once, less one, where the grid takes every sequence in between [-].
     """
@@ -165,8 +169,10 @@ class AttentionCounts:
     hidden_starts: FloatArray
     exposed_starts: FloatArray
     passes: FloatArray
+    combine_kernel: FloatArray
     planned: FloatArray
     step_cost: FloatArray
     kv_reads: FloatArray
     filled: FloatArray
+    starting: FloatArray
     late_tiles: FloatArray

@@ -15,6 +15,16 @@ FloatArray = npt.NDArray[np.float64]
 _ROW_ELEMENT_BYTES = element_type("bfloat16").bytes
 
 
+def _mean_ceil(low: npt.ArrayLike, high: npt.ArrayLike) -> FloatArray:
+    """Mean of ceil(x) over x from ``low`` to ``high``; ceil of ``low`` where they are one."""
+    first, last = (np.asarray(x, dtype=np.float64) for x in (low, high))
+    summed = [np.floor(x) * (np.floor(x) + 1.0) / 2.0 + (x - np.floor(x)) * (np.floor(x) + 1.0) for x in (first, last)]
+    width = last - first
+    return np.asarray(
+        np.where(width > 0.0, (summed[1] - summed[0]) / np.where(width > 0.0, width, 1.0), np.ceil(first))
+    )
+
+
 @dataclass(frozen=True)
 class CompressedAttention:
     """Projections, compressor, indexer where there is one, attention and grouped output projection of one layer on one rank.
@@ -112,6 +122,20 @@ class CompressedAttention:
         n = np.asarray(positions, dtype=np.float64)
         return np.asarray(self.batch_size * (n - self._growing(n)) if self.index_heads else 0.0 * n)
 
+    def selection_steps(self, positions: npt.ArrayLike) -> FloatArray:
+        """Steps of the block that picks a row's tokens: one thread for each it picks, which walk all compressed ones, the mean [-].
+
+        Examples
+        --------
+        >>> block = CompressedAttention(7168, 1536, 1024, 512, 128, 16, compress_ratio=4, context_length=262144, batch_size=1,
+        ...     index_heads=64, index_dim=128, index_topk=1024)
+        >>> block.selection_steps([1, 4096]).round().tolist()
+        [64.0, 64.0]
+        """
+        n = np.asarray(positions, dtype=np.float64)
+        steps = (self.context_length + n / 2.0) / self.compress_ratio / max(self.index_topk, 1)
+        return np.asarray(steps if self.index_heads else 0.0 * n)
+
     def ranked_pairs(self, positions: npt.ArrayLike, most: int) -> FloatArray:
         """Pairs of compressed tokens over all new rows that may pick among more than ``index_topk`` and at most ``most`` [-].
 
@@ -144,6 +168,26 @@ class CompressedAttention:
         growing = self._growing(n)
         picked = (growing * cached + growing**2 / 2.0) / self.compress_ratio + (n - growing) * self.index_topk
         return np.asarray(picked / n + self.window)
+
+    def keys_walked(self, positions: npt.ArrayLike, tile: int) -> FloatArray:
+        """The same where a kernel walks each row's keys in whole tiles: the mean of every row's own tiles [tokens].
+
+        Examples
+        --------
+        A row sees 128 keys and a 128th of what is cached: two tiles of 128 for the first 16384 rows, three for the others.
+
+        >>> block = CompressedAttention(7168, 1536, 1024, 512, 128, 16, compress_ratio=128, context_length=0, batch_size=1)
+        >>> (block.keys_walked([16384, 32768], 128) / 128).tolist()
+        [2.0, 2.5]
+        """
+        n, cached = np.asarray(positions, dtype=np.float64), float(self.context_length)
+        first = (self.window + cached / self.compress_ratio) / tile
+        if not self.index_heads:
+            return tile * _mean_ceil(first, first + n / self.compress_ratio / tile)
+        growing = self._growing(n)
+        picked = growing * _mean_ceil(first, first + growing / self.compress_ratio / tile)
+        whole = np.ceil((self.window + self.index_topk) / tile)
+        return np.asarray(tile * (picked + (n - growing) * whole) / n)
 
     def attention_flop(
         self, positions: npt.ArrayLike, heads: float | None = None, keys: npt.ArrayLike | None = None

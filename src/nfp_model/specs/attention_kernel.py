@@ -64,6 +64,8 @@ class AttentionRow(Spec):
         Cap on KV splits [-]; the count itself for ``segments``.
     width_parts : int
         CTAs that share a tile's value width, each walking all of its keys [-].
+    splits_width : bool
+        Where SMs are idle, two or four CTAs share a tile's value width instead (:func:`.attention_splits.width_parts`).
     resident : int
         CTAs per SM, o [-].
     resident_cost : float
@@ -81,6 +83,8 @@ class AttentionRow(Spec):
     combine_splits : float or None
         Where a kernel of its own combines the splits one after the other: how many take as long as its start; None where they
         are combined pairwise [-].
+    combine_kernel : bool
+        Splits are combined by a kernel of its own, which starts when every split has ended.
     masked_blocks : int
         KV blocks a CTA steps through besides, without reading them, where a window hides keys [-].
     step_cost : float
@@ -113,6 +117,7 @@ class AttentionRow(Spec):
     kv_block: int = Field(default=128, gt=0)
     max_splits: int | None = Field(default=None, ge=1)
     width_parts: int = Field(default=1, ge=1)
+    splits_width: bool = False
     resident: int = Field(default=1, ge=1)
     resident_cost: float = Field(default=1.0, ge=1)
     exposed_starts: bool = False
@@ -121,6 +126,7 @@ class AttentionRow(Spec):
     max_planned: int | None = Field(default=None, ge=1)
     regroups: bool = False
     combine_splits: float | None = Field(default=None, gt=0)
+    combine_kernel: bool = False
     masked_blocks: int = Field(default=0, ge=0)
     step_cost: float = Field(default=1.0, gt=0)
     source: str | None = None

@@ -15,8 +15,10 @@ from nfp_model.cost.compiled import evaluate
 from nfp_model.cost.inputs import constant_inputs, shape_inputs
 from nfp_model.cost.latency import BoundOperator, Kernel
 from nfp_model.errors import InvalidArgumentError
+from nfp_model.kernels.attention import attention_counts
 from nfp_model.kernels.counts import FloatArray
-from nfp_model.operators import Collective, Operator
+from nfp_model.operators import Attention, Collective, Operator
+from nfp_model.specs.attention_kernel import AttentionKernel
 from nfp_model.specs.calibration import CONSTANTS_OF, Fit, OperatorKind
 from nfp_model.specs.hardware import HardwareSpec
 from nfp_model.specs.moe_kernel import MoEKernel
@@ -54,7 +56,7 @@ class Replay:
     step : float
         Time of a CTA's key steps after its first, from L2 over from memory [-].
     combination : float
-        Time of combining splits whose CTAs end together over that of CTAs streaming from memory [-].
+        Time of combining splits whose CTAs end together over that of CTAs streaming from memory; not for a kernel of its own [-].
     """
 
     stream: float
@@ -74,7 +76,7 @@ REPLAYS: dict[str, Replay] = {
 
 LATENT_REPLAYS = {
     **REPLAYS,
-    "blackwell": Replay(1.0, 3e-6, combination=1.0 / 3.0),
+    "blackwell": Replay(0.85, 3e-6, combination=0.5),
     "blackwell_rtx": Replay(0.35, 3e-6, step=0.85),
 }
 """The same for MLA in its absorbed form."""
@@ -255,7 +257,8 @@ def collect(
                 rules[tuple(bound.kernel.held.items())] += tokens.size
             if curve.beyond_l2 is not None:
                 replays = LATENT_REPLAYS if operator == "latent_attention" else REPLAYS
-                shape |= _replayed(shape, ~curve.beyond_l2[points], replays.get(gpu.generation or "", OTHER_REPLAY))
+                replay = replays.get(gpu.generation or "", OTHER_REPLAY)
+                shape |= _replayed(shape, ~curve.beyond_l2[points], replay, _combined_apart(bound, tokens))
             parts.append(_flat(shape, tokens.size))
             owners.append((index, points))
         if advance is not None:
@@ -275,7 +278,14 @@ def collect(
     )
 
 
-def _replayed(shape: Mapping[str, Any], resident: BoolArray, replay: Replay) -> dict[str, Any]:
+def _combined_apart(bound: BoundOperator, tokens: IntArray) -> FloatArray:
+    """1 where a kernel of its own combines an attention's splits, whatever the main kernel's CTAs wait for, else 0 [-]."""
+    assert isinstance(bound.kernel, AttentionKernel)
+    assert isinstance(bound.operator, Attention)
+    return attention_counts(bound.kernel, bound.hardware, bound.operator, tokens).combine_kernel
+
+
+def _replayed(shape: Mapping[str, Any], resident: BoolArray, replay: Replay, apart: FloatArray) -> dict[str, Any]:
     """Inputs of points whose cache may lie in L2, and what they save of the fixed time [s]."""
     first = np.minimum(shape["key_steps"], 1.0)
     return {
@@ -283,7 +293,7 @@ def _replayed(shape: Mapping[str, Any], resident: BoolArray, replay: Replay) -> 
         "saved": replay.first_access_s * resident,
         "kv_bytes": shape["kv_bytes"] * np.where(resident, replay.stream, 1.0),
         "key_steps": first + (shape["key_steps"] - first) * np.where(resident, replay.step, 1.0),
-        "passes": shape["passes"] * np.where(resident, replay.combination, 1.0),
+        "passes": shape["passes"] * np.where(resident & (apart == 0), replay.combination, 1.0),
     }
 
 

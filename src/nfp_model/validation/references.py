@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from nfp_model.cost.inputs import attention_bytes
+from nfp_model.cost.inputs import INDEX_READS, attention_bytes
 from nfp_model.kernels.counts import FloatArray
 from nfp_model.operators import Attention, CompressedAttention, Elementwise, FusedMoE, Gemm
 from nfp_model.specs.registry import load_hardware
@@ -43,7 +43,8 @@ def memory_seconds(points: FitPoints) -> FloatArray:
     elif points.kind == "attention":
         return _cache_bytes(points) / _datasheet_bandwidth(points)
     elif points.kind == "block":
-        moved = inputs["weight_bytes"] + inputs["moved_bytes"]
+        keys_once = inputs["index_bytes"] / np.clip(points.tokens, *INDEX_READS)
+        moved = inputs["weight_bytes"] + keys_once + inputs["moved_bytes"]
     else:
         moved = inputs["moved_bytes"]
     return np.asarray(moved / inputs["bandwidth"])
