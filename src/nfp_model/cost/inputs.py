@@ -171,6 +171,7 @@ def constant_inputs(constants: Constants, shape: Mapping[str, Any]) -> dict[str,
             "activation_efficiency": constants.activation_efficiency,
         }
     return common | {
+        "fixed_time": constants.fixed_time_s * shape["fixed_share"],
         "sequence_time": constants.sequence_time_s,
         "cta_time": constants.cta_time_s,
         "step_time": constants.step_share * shape["fair_step"],
@@ -280,6 +281,8 @@ def attention_inputs(bound: BoundOperator, operator: Attention, positions: IntAr
         "passes": counts.passes,
         "planned": counts.planned,
         "key_steps": counts.key_steps,
+        "own_rate": counts.own_rate,
+        "fixed_share": counts.fixed_share,
         "step_width": width * element_type(operator.kv_dtype).bytes / 2.0 * counts.step_cost,
         "tile_cost": tile_cost,
         "padded_flop": _padded_attention_flop(operator, counts),

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from nfp_model.errors import InvalidArgumentError, UnsupportedError
-from nfp_model.kernels.attention_splits import SPLIT_RULES, SplitCase
+from nfp_model.kernels.attention_splits import SPLIT_RULES, SplitCase, mmha_resident, mmha_split_keys
 from nfp_model.kernels.counts import AttentionCounts, FloatArray, IntArray, KernelRow
 from nfp_model.kernels.steps import (
     ceil_div,
@@ -164,25 +164,31 @@ def _rows(
     kernel: AttentionKernel, sm_count: int, operator: Attention, positions: IntArray
 ) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.bool_]]:
     """Index of the first row that holds at each N, and whether any does; the last row stands in where none does."""
-    holds = np.stack([_holds(row, sm_count, operator, positions) for row in kernel.rows])
+    holds = np.stack([_holds(row, kernel.drops_windows, sm_count, operator, positions) for row in kernel.rows])
     found = holds.any(axis=0)
     index: npt.NDArray[np.intp] = np.where(found, holds.argmax(axis=0), len(kernel.rows) - 1)
     return index, np.asarray(found, dtype=bool)
 
 
-def _holds(row: AttentionRow, sm_count: int, operator: Attention, positions: IntArray) -> npt.NDArray[np.bool_]:
+def _holds(
+    row: AttentionRow, drops_windows: bool, sm_count: int, operator: Attention, positions: IntArray
+) -> npt.NDArray[np.bool_]:
     fits = (
         row.min_group <= operator.group_size <= (row.max_group or operator.group_size)
         and row.min_head_dim <= operator.head_dim <= (row.max_head_dim or operator.head_dim)
         and operator.batch_size <= (row.max_batch or operator.batch_size)
-        and row.windowed in (None, operator.window is not None)
         and row.causal in (None, operator.causal)
     )
     if not fits:
         return np.zeros(positions.shape, dtype=bool)
+    windowed = np.full(positions.shape, operator.window is not None)
+    if drops_windows:
+        windowed &= _cached(operator, positions) > _keys(operator, positions)
     longest = positions if row.packed_length == "own" else (positions - 1) * operator.batch_size + 1
     packed = longest * operator.group_size
     holds = (positions >= row.min_positions) & (packed >= row.min_packed)
+    if row.windowed is not None:
+        holds &= windowed == row.windowed
     if row.max_positions is not None:
         holds &= positions <= row.max_positions
     if row.max_packed is not None:
@@ -231,7 +237,12 @@ def _counts(
         launched,
         late,
         masked,
-    ) = (np.ones(size) for _ in range(14))
+        beside,
+        own_rate,
+        at_work,
+        start_cost,
+        fixed_share,
+    ) = (np.ones(size) for _ in range(19))
     keys = _keys(operator, positions)
     for number in np.unique(index):
         row, at = kernel.rows[number], index == number
@@ -245,24 +256,27 @@ def _counts(
         whole = _cached(operator, positions[at])
         case = _split_case(row, sm_count, operator, query_tiles[at], whole if row.splits_whole_cache else keys[at])
         splits[at] = SPLIT_RULES[row.split_rule](case)
-        key_steps[at] = np.minimum(
-            serial_steps(whole if row.splits_whole_cache else walked, splits[at], row.kv_block),
-            serial_steps(walked, np.ones(1), row.kv_block),
-        )
+        key_steps[at] = serial_steps(walked, splits[at], row.kv_block)
+        at_work[at] = _at_work(row, splits[at], walked, key_steps[at])
+        own_rate[at] = row.split_threads is not None
         resident[at], step_cost[at], shared[at] = row.resident, row.step_cost, row.resident_cost
+        beside[at], start_cost[at], fixed_share[at] = row.resident_cost, row.start_cost, row.fixed_share
+        if row.split_threads is not None:
+            # CTAs of an SM share its rate of steps, their starts run side by side.
+            resident[at] = shared[at] = mmha_resident(case, row.resident)
         parts[at] = row.width_parts
         exposed[at], planned[at] = row.exposed_starts, _planned(row, operator)
         passes[at] = _passes(row, operator, splits[at])
         late[at] = _late_tiles(row, sm_count, operator, query_tiles[at])
         launched[at] = case.launched if row.launches_all_splits else splits[at]
     ctas_per_kv = operator.batch_size * operator.num_kv_heads * splits
-    ctas = round_half_even(query_tiles * parts * ctas_per_kv)
+    ctas = round_half_even(query_tiles * parts * operator.batch_size * operator.num_kv_heads * at_work)
     waves = shared_waves(ctas, sm_count, resident, shared)
     slots = sm_count * resident
     # A persistent CTA that walks several sequences in turn starts each of them.
     launches = query_tiles * parts * operator.batch_size * operator.num_kv_heads * launched
-    started = shared_waves(round_half_even(launches), sm_count, resident, shared)
-    starts = started * np.maximum(ceil_ratio(np.ones(size), splits), 1.0)
+    started = shared_waves(round_half_even(launches), sm_count, resident, beside)
+    starts = started * np.maximum(ceil_ratio(np.ones(size), splits), 1.0) * start_cost
     return AttentionCounts(
         tile_rows=tile_rows,
         query_tiles=query_tiles,
@@ -281,7 +295,17 @@ def _counts(
         kv_reads=query_tiles,
         filled=np.asarray(ctas / (slots * np.maximum(whole_waves(ctas, slots), 1.0))),
         late_tiles=late,
+        own_rate=own_rate,
+        fixed_share=fixed_share,
     )
+
+
+def _at_work(row: AttentionRow, splits: FloatArray, walked: FloatArray, key_steps: FloatArray) -> FloatArray:
+    """Splits that have keys: those planned for the whole cache share what a window leaves of it, the others end at once [-]."""
+    if not row.splits_whole_cache:
+        return splits
+    steps = ceil_div(walked, row.kv_block) * row.kv_block / KEY_STEP
+    return np.asarray(np.minimum(splits, np.ceil(steps / key_steps)))
 
 
 def _late_tiles(row: AttentionRow, sm_count: int, operator: Attention, tiles: FloatArray) -> FloatArray:
@@ -355,7 +379,10 @@ def _query_tiles(row: AttentionRow, operator: Attention, positions: IntArray, ti
 def _split_case(
     row: AttentionRow, sm_count: int, operator: Attention, tiles: FloatArray, keys: FloatArray
 ) -> SplitCase:
-    return SplitCase(tiles, keys, operator.batch_size, operator.num_kv_heads, sm_count, row.kv_block, row.max_splits)
+    least = 1 if row.split_threads is None else mmha_split_keys(row.split_threads, operator.head_dim)
+    return SplitCase(
+        tiles, keys, operator.batch_size, operator.num_kv_heads, sm_count, row.kv_block, row.max_splits, least
+    )
 
 
 def _trtllm_gen_tiles(

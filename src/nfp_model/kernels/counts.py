@@ -148,6 +148,10 @@ class AttentionCounts:
         CTAs over the slots of the whole waves they take, the mean share of SMs at work [-].
     late_tiles : ndarray
         Query tiles of a sequence over those that run at once, less one, where the grid takes every sequence in between [-].
+    own_rate : ndarray
+        1 where key steps go at the pace of the SM's threads, wherever the cache lies, else 0 [-].
+    fixed_share : ndarray
+        Fixed time over that of the library's main kernel [-].
     """
 
     tile_rows: FloatArray
@@ -167,3 +171,5 @@ class AttentionCounts:
     kv_reads: FloatArray
     filled: FloatArray
     late_tiles: FloatArray
+    own_rate: FloatArray
+    fixed_share: FloatArray

@@ -174,7 +174,7 @@ class FitPoints:
         record: Any = CONSTANTS_OF[self.operator]
         values = {**self.inputs, **constant_inputs(record.model_construct(**constants), self.inputs)}
         if "resident" in self.inputs:
-            fixed = constants["fixed_time_s"]
+            fixed = values["fixed_time"]
             values["fixed_time"] = np.maximum(fixed - self.inputs["saved"], 0.1 * fixed)
         times = evaluate(self.kind, values, term)
         return np.broadcast_to(times, next(iter(self.inputs.values())).shape)
@@ -278,11 +278,12 @@ def collect(
 def _replayed(shape: Mapping[str, Any], resident: BoolArray, replay: Replay) -> dict[str, Any]:
     """Inputs of points whose cache may lie in L2, and what they save of the fixed time [s]."""
     first = np.minimum(shape["key_steps"], 1.0)
+    step = np.where(resident & (shape["own_rate"] == 0), replay.step, 1.0)
     return {
         "resident": resident,
         "saved": replay.first_access_s * resident,
         "kv_bytes": shape["kv_bytes"] * np.where(resident, replay.stream, 1.0),
-        "key_steps": first + (shape["key_steps"] - first) * np.where(resident, replay.step, 1.0),
+        "key_steps": first + (shape["key_steps"] - first) * step,
         "passes": shape["passes"] * np.where(resident, replay.combination, 1.0),
     }
 
