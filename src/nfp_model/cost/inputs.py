@@ -48,12 +48,13 @@ HELPERS = frozenset(
         "fixed_share",
         "stream_slowed",
         "fair_step",
+        "own_rate",
         "launches",
         "walked",
         "searches",
     }
 )
-"""Shape inputs that are no symbols: what the constants are applied to."""
+"""Shape inputs that are no symbols: what the constants, or a fit's replays, are applied to."""
 
 STEP_BYTES = 65536.0
 """Bytes of such a step at d_k + d_v = 256 in 16 bits: 128 x 256 x 2 [B]."""
@@ -106,8 +107,8 @@ def shape_inputs(
     """Equation kind and everything the fitted constants do not touch: datasheet, shape, exact counts.
 
     A fit computes these once per shape and moves only :func:`constant_inputs`. Besides symbols, the mapping holds what the
-    constants are applied to: ``rereads_up``, ``rereads_down``, ``reread_weight``, ``fixed_share`` and ``stream_slowed`` (MoE),
-    ``fair_step`` (attention), ``launches``, ``walked`` and ``searches`` (streams).
+    constants are applied to: ``rereads_up``, ``rereads_down``, ``reread_weight`` and ``stream_slowed`` (MoE), ``fixed_share`` (MoE,
+    attention), ``fair_step`` (attention), ``launches``, ``walked`` and ``searches`` (streams); and ``own_rate``, which replays leave alone.
     """
     operator = bound.operator
     if isinstance(operator, Gemm):
