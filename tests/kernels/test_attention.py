@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings, strategies as st
 
 from nfp_model.cost.binding import bind
+from nfp_model.cost.inputs import crowded_out
 from nfp_model.errors import InvalidArgumentError, UnsupportedError
 from nfp_model.kernels.attention import (
     TRTLLM_GEN_LOOP_COST,
@@ -644,6 +645,14 @@ class TestMaskedMultiHeadAttention:
         assert counts.resident.item() == resident
         assert counts.hidden_starts.item() == 1.5 * starts
         assert counts.waves.item() == waves
+
+    @pytest.mark.parametrize(("context", "batch", "pace"), [(4095, 16, 1.0), (16383, 8, 1.0), (16383, 16, 2**0.5)])
+    def test_scores_of_a_long_cache_crowd_ctas_out_of_an_sm(self, context: int, batch: int, pace: float) -> None:
+        # 6 bytes a key: 98304 B for 16384 keys, of which 228 KiB hold two. 512 CTAs have 512 threads, two an SM; 1024 would be four.
+        counts = attention_counts(
+            kernel("xqa_sm80:precompiled"), H100, Attention(64, 1, 256, context, batch), np.array([1])
+        )
+        assert crowded_out(H100, counts).item() == pytest.approx(pace, rel=1e-12)
 
     def test_a_split_takes_a_turn_of_the_loop_at_least(self) -> None:
         # 512 threads, 32 to a head of 256, eight keys each: 128 keys; ceil(132 / 64) splits at most.

@@ -63,6 +63,13 @@ TILE_COST_ROWS = (8, 16, 32, 64, 128)
 TILE_COST = (1.0 / 1.68, 1.2 / 1.68, 1.48 / 1.68, 1.0, 2.2 / 1.68)
 """Relative time of a key step by query-tile rows, 64 rows = 1: FlashInfer's TRT-LLM-gen cost table (fmhaKernels.cuh)."""
 
+SCORE_BYTES = 6.0
+"""Shared memory a key takes in a CTA of masked multi-head attention: a score in 32 bits and in 16 [B]."""
+
+CROWDING = 0.5
+"""How the pace of key steps follows the CTAs that fit an SM, a power [-]: inferred on H100, L40S and RTX PRO 6000, fit half, where it
+takes groups above 32 from 6.7, 11.0 and 9.9 to 6.2, 10.4 and 9.2 %; 1 takes them nowhere."""
+
 ROW_COST_ROWS = 16
 """Query rows a kernel file's ``row_cost`` is stated for [rows]."""
 
@@ -284,11 +291,27 @@ def attention_inputs(bound: BoundOperator, operator: Attention, positions: IntAr
         "key_steps": counts.key_steps,
         "own_rate": counts.own_rate,
         "fixed_share": counts.fixed_share,
-        "step_width": width * element_type(operator.kv_dtype).bytes / 2.0 * counts.step_cost,
+        "step_width": width
+        * element_type(operator.kv_dtype).bytes
+        / 2.0
+        * counts.step_cost
+        * crowded_out(hardware, counts),
         "tile_cost": tile_cost,
         "padded_flop": _padded_attention_flop(operator, counts),
         "fair_step": STEP_BYTES * hardware.sm_count / hardware.memory_bandwidth_bytes_per_s,
     }
+
+
+def crowded_out(hardware: HardwareSpec, counts: AttentionCounts) -> FloatArray:
+    """Time of a key step over that with all the CTAs an SM's registers hold, where their scores do not fit beside one another [-].
+
+    Masked multi-head attention of TensorRT-LLM keeps 6 bytes a key of every CTA in shared memory
+    (``decoderMaskedMultiheadAttentionLaunch.h :: smem_size_in_bytes``).
+    """
+    scores = SCORE_BYTES * counts.keys / counts.splits
+    fitting = np.maximum(np.floor((hardware.shared_memory_bytes_per_sm or np.inf) / scores), 1.0)
+    left_out = counts.resident / np.minimum(counts.resident, fitting)
+    return np.asarray(np.where(counts.own_rate > 0, left_out**CROWDING, 1.0))
 
 
 def read_again(hardware: HardwareSpec, counts: AttentionCounts, cache: FloatArray) -> FloatArray:
