@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings, strategies as st
 
 from nfp_model.cost.binding import bind
+from nfp_model.cost.inputs import crowded_out
 from nfp_model.errors import InvalidArgumentError, UnsupportedError
 from nfp_model.kernels.attention import (
     TRTLLM_GEN_LOOP_COST,
@@ -455,7 +456,7 @@ class TestSplitRules:
         for batch, context, tiles in ((4, 1023, 4), (8, 1023, 1)):
             counts = attention_counts(xqa, H100, Attention(4, 1, 128, context, batch), np.array([1]))
             assert counts.query_tiles.item() == tiles
-        assert attention_counts(xqa, H100, Attention(8, 8, 128, 4096, 64), np.array([1])).step_cost.item() == 0.7
+        assert attention_counts(xqa, H100, Attention(8, 8, 128, 4096, 64), np.array([1])).own_rate.item() == 1
 
     def test_flex(self) -> None:
         assert flex_splits(case(1, 4096, batch=2, sms=108)).item() == 2 * (108 // 16)
@@ -528,8 +529,8 @@ def test_a_window_is_walked_in_whole_blocks(context: int, window: int | None, ma
 def test_masked_blocks_take_steps_only_where_a_window_hides_keys() -> None:
     operators = [Attention(32, 8, 128, context, batch_size=64, window=128, kv_dtype="fp8") for context in (127, 1023)]
     counts = [attention_counts(kernel("fa3_sm90:decode_vllm_fp8"), H100, one, np.array([1])) for one in operators]
-    # 128 keys are two blocks of 64, and two more are masked.
-    assert [one.key_steps.item() for one in counts] == [1, 2]
+    # 128 keys are two blocks of 64, and one more is masked.
+    assert [one.key_steps.item() for one in counts] == [1, 1.5]
 
 
 def test_filled_is_the_mean_share_of_slots_at_work() -> None:
@@ -666,3 +667,62 @@ def test_flashmla_starts_take_the_longer_the_more_heads_a_tile_holds() -> None:
             per_start[heads] = added / (1024 * math.ceil(heads / 64) / 132)
     assert 1.2 < per_start[16] / per_start[4] < 1.6
     assert 2.0 < per_start[128] / per_start[4] < 3.5
+
+
+class TestMaskedMultiHeadAttention:
+    """One CTA for every query head and sequence; H100 holds four of 256 threads an SM, or one that is split."""
+
+    @pytest.mark.parametrize(
+        ("batch", "resident", "starts", "waves"),
+        [
+            # 128 and 256 CTAs on 132 SMs: 1024 and 512 threads, one and two an SM, side by side.
+            (2, 1, 1, 1),
+            (4, 2, 1, 2),
+            # 512: two rounds of 264. 1024: two rounds of 528, each SM walks through eight CTAs' keys.
+            (8, 2, 2, 4),
+            (16, 4, 2, 8),
+        ],
+    )
+    def test_starts_run_side_by_side_and_steps_do_not(self, batch: int, resident: int, starts: int, waves: int) -> None:
+        counts = attention_counts(kernel("xqa_sm80:precompiled"), H100, Attention(64, 1, 256, 63, batch), np.array([1]))
+        assert counts.splits.item() == 1
+        assert counts.resident.item() == resident
+        assert counts.hidden_starts.item() == 1.5 * starts
+        assert counts.waves.item() == waves
+
+    @pytest.mark.parametrize(("context", "batch", "pace"), [(4095, 16, 1.0), (16383, 8, 1.0), (16383, 16, 2**0.5)])
+    def test_scores_of_a_long_cache_crowd_ctas_out_of_an_sm(self, context: int, batch: int, pace: float) -> None:
+        # 6 bytes a key: 98304 B for 16384 keys, of which 228 KiB hold two. 512 CTAs have 512 threads, two an SM; 1024 would be four.
+        counts = attention_counts(
+            kernel("xqa_sm80:precompiled"), H100, Attention(64, 1, 256, context, batch), np.array([1])
+        )
+        assert crowded_out(H100, counts).item() == pytest.approx(pace, rel=1e-12)
+
+    def test_a_split_takes_a_turn_of_the_loop_at_least(self) -> None:
+        # 512 threads, 32 to a head of 256, eight keys each: 128 keys; ceil(132 / 64) splits at most.
+        splits = [
+            attention_counts(
+                kernel("xqa_sm80:precompiled"), H100, Attention(64, 1, 256, context, 1), np.array([1])
+            ).splits.item()
+            for context in (127, 255, 511)
+        ]
+        assert splits == [1, 2, 3]
+
+
+def test_splits_of_the_whole_cache_share_what_the_window_leaves() -> None:
+    # 32 splits planned for 131072 keys; 8192 of them, and the block the window starts in, are left: 65 blocks.
+    counts = attention_counts(
+        kernel("fa3_sm90:decode_vllm"), H100, Attention(10, 2, 128, 131071, window=8192), np.array([1])
+    )
+    assert counts.splits.item() == 32
+    assert counts.key_steps.item() == 2
+    assert counts.waves.item() == 1
+
+
+def test_a_window_that_covers_the_cache_is_none_to_flash_attention() -> None:
+    fa3 = kernel("fa3_sm90:decode_vllm")
+    tiles = [
+        attention_counts(fa3, H100, Attention(24, 8, 64, context, 64, window=128), np.array([1])).tile_rows.item()
+        for context in (127, 128)
+    ]
+    assert tiles == [64, 192]

@@ -170,6 +170,20 @@ def test_a_cache_replayed_from_l2_is_no_prediction_but_is_fitted_as_what_it_is()
     assert np.all(fitted[:2] < bound[:2])
 
 
+def test_steps_at_the_pace_of_the_threads_are_no_faster_from_l2() -> None:
+    """Masked multi-head attention on Blackwell: a replay saves a grouped kernel half of its later steps, and these none."""
+    steps = []
+    for heads in (64, 8):
+        curve = Curve(
+            "attention", AttentionShape(heads, 1, 256, 4095), "b200_sxm", "trtllm", np.array([4, 8]), np.ones(2),
+            kv_dtype="bfloat16", beyond_l2=np.array([False, True]),
+        )  # fmt: skip
+        inside, outside = collect([curve], "trtllm").inputs["key_steps"]
+        steps.append(inside / outside)
+    assert steps[0] == 1
+    assert steps[1] < 1
+
+
 def test_band_of_a_fit_is_the_band_a_prediction_shows() -> None:
     fit = fit_of(
         GEMM,

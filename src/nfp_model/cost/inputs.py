@@ -49,12 +49,14 @@ HELPERS = frozenset(
         "stream_slowed",
         "expansion_cost",
         "fair_step",
+        "own_rate",
+        "combine_kernel",
         "launches",
         "walked",
         "searches",
     }
 )
-"""Shape inputs that are no symbols: what the constants are applied to."""
+"""Shape inputs that are no symbols: what the constants, or a fit's replays, are applied to."""
 
 STEP_BYTES = 65536.0
 """Bytes of such a step at d_k + d_v = 256 in 16 bits: 128 x 256 x 2 [B]."""
@@ -62,6 +64,13 @@ STEP_BYTES = 65536.0
 TILE_COST_ROWS = (8, 16, 32, 64, 128)
 TILE_COST = (1.0 / 1.68, 1.2 / 1.68, 1.48 / 1.68, 1.0, 2.2 / 1.68)
 """Relative time of a key step by query-tile rows, 64 rows = 1: FlashInfer's TRT-LLM-gen cost table (fmhaKernels.cuh)."""
+
+SCORE_BYTES = 6.0
+"""Shared memory a key takes in a CTA of masked multi-head attention: a score in 32 bits and in 16 [B]."""
+
+CROWDING = 0.5
+"""How the pace of key steps follows the CTAs that fit an SM, a power [-]: inferred on H100, L40S and RTX PRO 6000, fit half, where it
+takes groups above 32 from 6.7, 11.0 and 9.9 to 6.2, 10.4 and 9.2 %; 1 takes them nowhere."""
 
 ROW_COST_ROWS = 16
 """Query rows a kernel file's ``row_cost`` is stated for [rows]."""
@@ -126,9 +135,9 @@ def shape_inputs(
     """Equation kind and everything the fitted constants do not touch: datasheet, shape, exact counts.
 
     A fit computes these once per shape and moves only :func:`constant_inputs`. Besides symbols, the mapping holds what the
-    constants are applied to: ``rereads_up``, ``rereads_down``, ``reread_weight``, ``fixed_share`` and ``expansion_cost`` (MoE),
-    ``stream_slowed`` (MoE, GEMM),
-    ``fair_step`` (attention), ``launches``, ``walked`` and ``searches`` (streams).
+    constants are applied to: ``rereads_up``, ``rereads_down``, ``reread_weight`` and ``expansion_cost`` (MoE), ``stream_slowed`` (MoE,
+    GEMM), ``fixed_share`` (MoE, attention), ``fair_step`` (attention), ``launches``, ``walked`` and ``searches`` (streams); and
+    ``own_rate`` and ``combine_kernel``, which replays leave alone.
     """
     operator = bound.operator
     if isinstance(operator, Gemm):
@@ -194,6 +203,7 @@ def constant_inputs(constants: Constants, shape: Mapping[str, Any]) -> dict[str,
             "activation_efficiency": constants.activation_efficiency,
         }
     return common | {
+        "fixed_time": constants.fixed_time_s * shape["fixed_share"],
         "sequence_time": constants.sequence_time_s,
         "cta_time": constants.cta_time_s,
         "step_time": constants.step_share * shape["fair_step"],
@@ -311,11 +321,30 @@ def attention_inputs(bound: BoundOperator, operator: Attention, positions: IntAr
         "passes": counts.passes,
         "planned": counts.planned,
         "key_steps": counts.key_steps,
-        "step_width": width * element_type(operator.kv_dtype).bytes / 2.0 * counts.step_cost,
+        "own_rate": counts.own_rate,
+        "combine_kernel": counts.combine_kernel,
+        "fixed_share": counts.fixed_share,
+        "step_width": width
+        * element_type(operator.kv_dtype).bytes
+        / 2.0
+        * counts.step_cost
+        * crowded_out(hardware, counts),
         "tile_cost": tile_cost,
         "padded_flop": _padded_attention_flop(operator, counts),
         "fair_step": STEP_BYTES * hardware.sm_count / hardware.memory_bandwidth_bytes_per_s,
     }
+
+
+def crowded_out(hardware: HardwareSpec, counts: AttentionCounts) -> FloatArray:
+    """Time of a key step over that with all the CTAs an SM's registers hold, where their scores do not fit beside one another [-].
+
+    Masked multi-head attention of TensorRT-LLM keeps 6 bytes a key of every CTA in shared memory
+    (``decoderMaskedMultiheadAttentionLaunch.h :: smem_size_in_bytes``).
+    """
+    scores = SCORE_BYTES * counts.keys / counts.splits
+    fitting = np.maximum(np.floor((hardware.shared_memory_bytes_per_sm or np.inf) / scores), 1.0)
+    left_out = counts.resident / np.minimum(counts.resident, fitting)
+    return np.asarray(np.where(counts.own_rate > 0, left_out**CROWDING, 1.0))
 
 
 def read_again(hardware: HardwareSpec, counts: AttentionCounts, cache: FloatArray) -> FloatArray:

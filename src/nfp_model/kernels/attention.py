@@ -9,7 +9,13 @@ import numpy as np
 import numpy.typing as npt
 
 from nfp_model.errors import InvalidArgumentError, UnsupportedError
-from nfp_model.kernels.attention_splits import SPLIT_RULES, SplitCase, width_parts
+from nfp_model.kernels.attention_splits import (
+    SPLIT_RULES,
+    SplitCase,
+    mmha_resident,
+    mmha_split_keys,
+    width_parts,
+)
 from nfp_model.kernels.counts import AttentionCounts, FloatArray, IntArray, KernelRow
 from nfp_model.kernels.steps import (
     ceil_div,
@@ -165,25 +171,31 @@ def _rows(
     kernel: AttentionKernel, sm_count: int, operator: Attention, positions: IntArray
 ) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.bool_]]:
     """Index of the first row that holds at each N, and whether any does; the last row stands in where none does."""
-    holds = np.stack([_holds(row, sm_count, operator, positions) for row in kernel.rows])
+    holds = np.stack([_holds(row, kernel.drops_windows, sm_count, operator, positions) for row in kernel.rows])
     found = holds.any(axis=0)
     index: npt.NDArray[np.intp] = np.where(found, holds.argmax(axis=0), len(kernel.rows) - 1)
     return index, np.asarray(found, dtype=bool)
 
 
-def _holds(row: AttentionRow, sm_count: int, operator: Attention, positions: IntArray) -> npt.NDArray[np.bool_]:
+def _holds(
+    row: AttentionRow, drops_windows: bool, sm_count: int, operator: Attention, positions: IntArray
+) -> npt.NDArray[np.bool_]:
     fits = (
         row.min_group <= operator.group_size <= (row.max_group or operator.group_size)
         and row.min_head_dim <= operator.head_dim <= (row.max_head_dim or operator.head_dim)
         and operator.batch_size <= (row.max_batch or operator.batch_size)
-        and row.windowed in (None, operator.window is not None)
         and row.causal in (None, operator.causal)
     )
     if not fits:
         return np.zeros(positions.shape, dtype=bool)
+    windowed = np.full(positions.shape, operator.window is not None)
+    if drops_windows:
+        windowed &= _cached(operator, positions) > _keys(operator, positions)
     longest = positions if row.packed_length == "own" else (positions - 1) * operator.batch_size + 1
     packed = longest * operator.group_size
     holds = (positions >= row.min_positions) & (packed >= row.min_packed)
+    if row.windowed is not None:
+        holds &= windowed == row.windowed
     if row.max_positions is not None:
         holds &= positions <= row.max_positions
     if row.max_packed is not None:
@@ -234,7 +246,12 @@ def _counts(
         masked,
         combine_kernel,
         kv_blocks,
-    ) = (np.ones(size) for _ in range(16))
+        beside,
+        own_rate,
+        at_work,
+        start_cost,
+        fixed_share,
+    ) = (np.ones(size) for _ in range(21))
     keys = _keys(operator, positions)
     for number in np.unique(index):
         row, at = kernel.rows[number], index == number
@@ -249,15 +266,18 @@ def _counts(
         case = _split_case(row, sm_count, operator, query_tiles[at], whole if row.splits_whole_cache else keys[at])
         splits[at] = SPLIT_RULES[row.split_rule](case)
         resident[at], step_cost[at], shared[at] = row.resident, row.step_cost, row.resident_cost
+        beside[at], start_cost[at], fixed_share[at] = row.resident_cost, row.start_cost, row.fixed_share
         parts[at] = row.width_parts
         if row.splits_width:
             parts[at] = width_parts(case, splits[at], positions[at])
             splits[at] = SPLIT_RULES[row.split_rule](replace(case, tiles=case.tiles * parts[at]))
             step_cost[at] *= _width_share(operator, parts[at])
-        key_steps[at] = np.minimum(
-            serial_steps(whole if row.splits_whole_cache else walked, splits[at], row.kv_block),
-            serial_steps(walked, np.ones(1), row.kv_block),
-        )
+        key_steps[at] = serial_steps(walked, splits[at], row.kv_block)
+        at_work[at] = _at_work(row, splits[at], walked, key_steps[at])
+        own_rate[at] = row.split_threads is not None
+        if row.split_threads is not None:
+            # CTAs of an SM share its rate of steps, their starts run side by side.
+            resident[at] = shared[at] = mmha_resident(case, row.resident)
         exposed[at], planned[at] = row.exposed_starts, _planned(row, operator)
         passes[at], combine_kernel[at] = _passes(row, operator, splits[at]), row.combine_kernel
         kv_blocks[at] = case.kv_blocks
@@ -265,13 +285,13 @@ def _counts(
         launched[at] = case.launched if row.launches_all_splits else splits[at]
     sequences = operator.batch_size * operator.num_kv_heads
     ctas_per_kv = sequences * splits
-    ctas = round_half_even(query_tiles * parts * ctas_per_kv)
+    ctas = round_half_even(query_tiles * parts * sequences * at_work)
     waves = shared_waves(ctas, sm_count, resident, shared)
     slots = sm_count * resident
     # A persistent CTA that walks several sequences in turn starts each of them.
     launches = query_tiles * parts * sequences * launched
-    started = shared_waves(round_half_even(launches), sm_count, resident, shared)
-    starts = started * np.maximum(ceil_ratio(np.ones(size), splits), 1.0)
+    started = shared_waves(round_half_even(launches), sm_count, resident, beside)
+    starts = started * np.maximum(ceil_ratio(np.ones(size), splits), 1.0) * start_cost
     return AttentionCounts(
         tile_rows=tile_rows,
         query_tiles=query_tiles,
@@ -292,12 +312,22 @@ def _counts(
         filled=np.asarray(ctas / (slots * np.maximum(whole_waves(ctas, slots), 1.0))),
         starting=np.minimum(query_tiles * parts * sequences * np.minimum(splits, kv_blocks) / slots, 1.0),
         late_tiles=late,
+        own_rate=own_rate,
+        fixed_share=fixed_share,
     )
 
 
 def _width_share(operator: Attention, parts: FloatArray) -> FloatArray:
     """What a CTA fetches for a key, all of its width and a share of the value's, over all of both [-]."""
     return np.asarray((operator.head_dim + operator.values_dim / parts) / (operator.head_dim + operator.values_dim))
+
+
+def _at_work(row: AttentionRow, splits: FloatArray, walked: FloatArray, key_steps: FloatArray) -> FloatArray:
+    """Splits that have keys: those planned for the whole cache share what a window leaves of it, the others end at once [-]."""
+    if not row.splits_whole_cache:
+        return splits
+    steps = ceil_div(walked, row.kv_block) * row.kv_block / KEY_STEP
+    return np.asarray(np.minimum(splits, np.ceil(steps / key_steps)))
 
 
 def _late_tiles(row: AttentionRow, sm_count: int, operator: Attention, tiles: FloatArray) -> FloatArray:
@@ -371,7 +401,10 @@ def _query_tiles(row: AttentionRow, operator: Attention, positions: IntArray, ti
 def _split_case(
     row: AttentionRow, sm_count: int, operator: Attention, tiles: FloatArray, keys: FloatArray
 ) -> SplitCase:
-    return SplitCase(tiles, keys, operator.batch_size, operator.num_kv_heads, sm_count, row.kv_block, row.max_splits)
+    least = 1 if row.split_threads is None else mmha_split_keys(row.split_threads, operator.head_dim)
+    return SplitCase(
+        tiles, keys, operator.batch_size, operator.num_kv_heads, sm_count, row.kv_block, row.max_splits, least
+    )
 
 
 def _trtllm_gen_tiles(

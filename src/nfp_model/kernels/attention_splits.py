@@ -43,6 +43,8 @@ class SplitCase:
         Keys of one step of the kernel's loop [tokens].
     max_splits : int or None
         Cap, or the count for ``segments`` [-].
+    min_split_keys : int
+        Fewest keys a split is started for, where the rule names a number of its own [tokens].
     """
 
     tiles: FloatArray
@@ -52,6 +54,7 @@ class SplitCase:
     sm_count: int
     kv_block: int
     max_splits: int | None = None
+    min_split_keys: int = 1
 
     @property
     def ctas(self) -> FloatArray:
@@ -247,12 +250,58 @@ def xqa_splits(case: SplitCase) -> FloatArray:
     return np.maximum(np.minimum(np.maximum(fitting, 1.0), slots), 1.0)
 
 
+MMHA_THREADS = 256
+"""Threads of a CTA of masked multi-head attention where the grid fills the SMs; it grows to 512 and 1024 where it does not."""
+
+MMHA_LOOP_KEYS = 8
+"""Keys a group of threads that shares a head takes in one turn of the loop [tokens]."""
+
+
+def mmha_split_keys(threads: int, head_dim: int) -> int:
+    """Keys of one turn of the loop of a CTA of masked multi-head attention, the least it is split for [tokens].
+
+    A thread holds 16 bytes of a 16-bit head, padded to a power of two. NVIDIA/TensorRT-LLM,
+    ``decoderMaskedMultiheadAttentionLaunch.h :: multi_block_grid_setup``.
+
+    Examples
+    --------
+    >>> mmha_split_keys(512, 128), mmha_split_keys(256, 192)
+    (256, 64)
+    """
+    return threads * 8 // int(next_power_of_two(head_dim)) * MMHA_LOOP_KEYS
+
+
 def mmha_splits(case: SplitCase) -> FloatArray:
     """Masked multi-head attention of TensorRT-LLM: ceil(SM / CTAs), from one CTA for every head and sequence.
 
-    NVIDIA/TensorRT-LLM, ``common/attentionOp.cpp :: getMaxNumSeqLenTile``; at least ``kv_block`` keys each.
+    At least one turn of its loop each. NVIDIA/TensorRT-LLM, ``common/attentionOp.cpp :: getMaxNumSeqLenTile`` and
+    ``decoderMaskedMultiheadAttentionLaunch.h :: multi_block_grid_setup``.
+
+    Examples
+    --------
+    >>> case = SplitCase(np.array([64.0]), np.array([255.0]), 1, 1, 132, 32, min_split_keys=128)
+    >>> mmha_splits(case).tolist()
+    [2.0]
     """
-    return np.minimum(ceil_div(case.sm_count, case.ctas), case.kv_blocks)
+    return np.minimum(ceil_div(case.sm_count, case.ctas), ceil_div(case.keys, case.min_split_keys))
+
+
+def mmha_resident(case: SplitCase, resident: int) -> FloatArray:
+    """CTAs of masked multi-head attention that share an SM, o' [-].
+
+    With o CTAs of 256 threads an SM at most, W CTAs unsplit get min(ceil(o SM / W), o) times 256 threads, rounded down to 256, 512
+    or 1024; split ones have an SM each. NVIDIA/TensorRT-LLM, ``decoderMaskedMultiheadAttentionLaunch.h :: mmha_launch_kernel_ex``.
+
+    Examples
+    --------
+    Four CTAs of 256 threads an SM: 256 CTAs on 132 SMs get 512 threads, two an SM; 1024 CTAs stay at 256.
+
+    >>> mmha_resident(SplitCase(np.array([64.0, 256.0]), np.array([64.0, 64.0]), 4, 1, 132, 32, min_split_keys=128), 4).tolist()
+    [2.0, 4.0]
+    """
+    wanted = np.minimum(ceil_div(resident * case.sm_count, case.ctas), resident)
+    blocks = np.where(wanted >= 4, 4.0, np.where(wanted >= 2, 2.0, 1.0))
+    return np.where(mmha_splits(case) > 1, 1.0, np.maximum(floor_div(resident, blocks), 1.0))
 
 
 def fill_splits(case: SplitCase) -> FloatArray:

@@ -155,6 +155,10 @@ class AttentionCounts:
         CTAs with keys to walk over the SM slots, at most 1: the share of SMs that fetch queries at a time [-].
     late_tiles : ndarray
         Query tiles of a sequence over those that run at once, less one, where the grid takes every sequence in between [-].
+    own_rate : ndarray
+        1 where key steps go at the pace of the SM's threads, wherever the cache lies, else 0 [-].
+    fixed_share : ndarray
+        Fixed time over that of the library's main kernel [-].
     """
 
     tile_rows: FloatArray
@@ -176,3 +180,5 @@ class AttentionCounts:
     filled: FloatArray
     starting: FloatArray
     late_tiles: FloatArray
+    own_rate: FloatArray
+    fixed_share: FloatArray

@@ -70,6 +70,9 @@ class AttentionRow(Spec):
         CTAs per SM, o [-].
     resident_cost : float
         Time of o CTAs that share an SM over that of one alone [-].
+    split_threads : int or None
+        For ``mmha``: threads of a CTA of the kernel that splits, of which an SM holds one; ``resident`` is then how many CTAs of
+        256 threads an SM holds of the kernel that does not [threads].
     launches_all_splits : bool
         Whether a CTA starts for every split the grid has room for, those without keys ending at once.
     sequences_first : bool
@@ -87,8 +90,10 @@ class AttentionRow(Spec):
         Splits are combined by a kernel of its own, which starts when every split has ended.
     masked_blocks : int
         KV blocks a CTA steps through besides, without reading them, where a window hides keys [-].
-    step_cost : float
-        Time of a key step over that of the library's main kernel [-].
+    fixed_share : float
+        Fixed time over that of the library's main kernel, which others prepare [-].
+    start_cost, step_cost : float
+        Time of a CTA's start and end, and of a key step, over those of the library's main kernel [-].
     source : str or None
         Where the row is stated, when not where the kernel is.
     """
@@ -120,6 +125,7 @@ class AttentionRow(Spec):
     splits_width: bool = False
     resident: int = Field(default=1, ge=1)
     resident_cost: float = Field(default=1.0, ge=1)
+    split_threads: int | None = Field(default=None, ge=32)
     exposed_starts: bool = False
     launches_all_splits: bool = False
     sequences_first: bool = False
@@ -128,6 +134,8 @@ class AttentionRow(Spec):
     combine_splits: float | None = Field(default=None, gt=0)
     combine_kernel: bool = False
     masked_blocks: int = Field(default=0, ge=0)
+    fixed_share: float = Field(default=1.0, gt=0)
+    start_cost: float = Field(default=1.0, gt=0)
     step_cost: float = Field(default=1.0, gt=0)
     source: str | None = None
 
@@ -155,6 +163,8 @@ class AttentionRow(Spec):
     def _check_residency(self) -> Self:
         if self.resident == 1 and self.resident_cost != 1.0:
             raise ValueError(f"resident_cost {self.resident_cost} compares CTAs that share an SM, but resident is 1")
+        if (self.split_rule == "mmha") != (self.split_threads is not None):
+            raise ValueError("split_threads belongs to the split rule 'mmha', which needs it")
         return self
 
 
@@ -185,6 +195,8 @@ class AttentionKernel(Spec):
         The bandwidth a kernel of few CTAs per SM draws falls with the share of its SM slots that are filled, to this power [-].
     row_cost : float
         Time a CTA takes to fetch 16 query rows of width 128 and to write their outputs, over its start with a tile of 64 [-].
+    drops_windows : bool
+        A window that covers every cached key counts as none.
     notes : tuple of str
         What the rule leaves out.
     """
@@ -202,6 +214,7 @@ class AttentionKernel(Spec):
     eight_bit_math: bool = False
     unfilled_exponent: float = Field(default=0.0, ge=0)
     row_cost: float = Field(default=0.0, ge=0)
+    drops_windows: bool = False
     notes: tuple[str, ...] = ()
 
     @model_validator(mode="after")

@@ -15,10 +15,8 @@ from nfp_model.cost.compiled import evaluate
 from nfp_model.cost.inputs import constant_inputs, shape_inputs
 from nfp_model.cost.latency import BoundOperator, Kernel
 from nfp_model.errors import InvalidArgumentError
-from nfp_model.kernels.attention import attention_counts
 from nfp_model.kernels.counts import FloatArray
-from nfp_model.operators import Attention, Collective, Operator
-from nfp_model.specs.attention_kernel import AttentionKernel
+from nfp_model.operators import Collective, Operator
 from nfp_model.specs.calibration import CONSTANTS_OF, Fit, OperatorKind
 from nfp_model.specs.hardware import HardwareSpec
 from nfp_model.specs.moe_kernel import MoEKernel
@@ -176,7 +174,7 @@ class FitPoints:
         record: Any = CONSTANTS_OF[self.operator]
         values = {**self.inputs, **constant_inputs(record.model_construct(**constants), self.inputs)}
         if "resident" in self.inputs:
-            fixed = constants["fixed_time_s"]
+            fixed = values["fixed_time"]
             values["fixed_time"] = np.maximum(fixed - self.inputs["saved"], 0.1 * fixed)
         times = evaluate(self.kind, values, term)
         return np.broadcast_to(times, next(iter(self.inputs.values())).shape)
@@ -258,7 +256,7 @@ def collect(
             if curve.beyond_l2 is not None:
                 replays = LATENT_REPLAYS if operator == "latent_attention" else REPLAYS
                 replay = replays.get(gpu.generation or "", OTHER_REPLAY)
-                shape |= _replayed(shape, ~curve.beyond_l2[points], replay, _combined_apart(bound, tokens))
+                shape |= _replayed(shape, ~curve.beyond_l2[points], replay)
             parts.append(_flat(shape, tokens.size))
             owners.append((index, points))
         if advance is not None:
@@ -278,22 +276,16 @@ def collect(
     )
 
 
-def _combined_apart(bound: BoundOperator, tokens: IntArray) -> FloatArray:
-    """1 where a kernel of its own combines an attention's splits, whatever the main kernel's CTAs wait for, else 0 [-]."""
-    assert isinstance(bound.kernel, AttentionKernel)
-    assert isinstance(bound.operator, Attention)
-    return attention_counts(bound.kernel, bound.hardware, bound.operator, tokens).combine_kernel
-
-
-def _replayed(shape: Mapping[str, Any], resident: BoolArray, replay: Replay, apart: FloatArray) -> dict[str, Any]:
+def _replayed(shape: Mapping[str, Any], resident: BoolArray, replay: Replay) -> dict[str, Any]:
     """Inputs of points whose cache may lie in L2, and what they save of the fixed time [s]."""
     first = np.minimum(shape["key_steps"], 1.0)
+    step = np.where(resident & (shape["own_rate"] == 0), replay.step, 1.0)
     return {
         "resident": resident,
         "saved": replay.first_access_s * resident,
         "kv_bytes": shape["kv_bytes"] * np.where(resident, replay.stream, 1.0),
-        "key_steps": first + (shape["key_steps"] - first) * np.where(resident, replay.step, 1.0),
-        "passes": shape["passes"] * np.where(resident & (apart == 0), replay.combination, 1.0),
+        "key_steps": first + (shape["key_steps"] - first) * step,
+        "passes": shape["passes"] * np.where(resident & (shape["combine_kernel"] == 0), replay.combination, 1.0),
     }
 
 
