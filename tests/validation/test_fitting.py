@@ -216,10 +216,10 @@ def test_noise_widens_the_band_by_its_own_size() -> None:
 def test_errors_that_a_whole_curve_shares_leave_its_boundary_sure() -> None:
     """Residuals of +-10 % that last for a whole curve cancel in T / T(N0); those that change at every point do not."""
     points = collect(gemm_curves(GEMM), "vllm")
-    weight, spread = np.ones(len(points)), Spread.of(np.full(len(points), 0.1 / Z80))
+    spread = Spread.of(np.full(len(points), 0.1 / Z80))
     signs = np.random.default_rng(3).choice([-0.1, 0.1], len(points.curves))
-    lasting = forgetting(points, signs[points.curve], spread, weight)
-    changing = forgetting(points, np.random.default_rng(3).choice([-0.1, 0.1], len(points)), spread, weight)
+    lasting = forgetting(points, signs[points.curve], spread)
+    changing = forgetting(points, np.random.default_rng(3).choice([-0.1, 0.1], len(points)), spread)
     assert lasting == 100.0
     assert changing < 3.0
 

@@ -26,6 +26,9 @@ PARALLEL = "parallel"
 LEAST_POINTS = 30
 """Points from which a scatter of its own is read off [-]."""
 
+LEAST_CURVES = 10
+"""Curves from which a group's band of NFP is looked at by itself [-]."""
+
 BAND_TOLERANCES = (0.1, 0.2, 0.5)
 """eps of the boundaries that size the band of NFP [-]."""
 
@@ -87,7 +90,7 @@ def sized_bands(points: FitPoints, missed: FloatArray, groups: Sequence[str] | N
         own = ~inside
     band = percentile_scatter(needed[own], weight[own])
     width = np.where(apart, parallel or band, np.where(own, band, in_l2 or band))
-    octaves = forgetting(points, missed, Spread.of(width, moved=moved), weights(points, groups, 1.0))
+    octaves = forgetting(points, missed, Spread.of(width, moved=moved), groups)
     return Bands(band, parallel, in_l2, octaves)
 
 
@@ -126,7 +129,7 @@ def needed_variance(missed: FloatArray, moved: FloatArray) -> FloatArray:
     return np.asarray((missed / Z80) ** 2 - (moved**2).sum(axis=0))
 
 
-def forgetting(points: FitPoints, missed: FloatArray, spread: Spread, weight: FloatArray) -> float:
+def forgetting(points: FitPoints, missed: FloatArray, spread: Spread, groups: Sequence[str] | None = None) -> float:
     """Distance over which a shape's scatter is forgotten, so that the 80 % band of NFP covers 80 % of shapes left out [octaves].
 
     The longer it is, the more the errors of T(N) and T(N0) have in common and the narrower the band of NFP. Boundaries stand
@@ -140,27 +143,30 @@ def forgetting(points: FitPoints, missed: FloatArray, spread: Spread, weight: Fl
         log(measured / predicted) with shapes left out [-].
     spread : Spread
         Of the points, whatever its octaves.
-    weight : ndarray, shape (points,)
-        Weight of each point [-].
+    groups : sequence of str or None
+        Group of each curve: the band is to cover 80 % of each that has :data:`LEAST_CURVES`, of all curves where none has.
     """
     curves = [
-        (tokens, points.seconds[here], points.seconds[here] / np.exp(missed[here]), spread.where(here), start, weight[here].sum())
+        (tokens, points.seconds[here], points.seconds[here] / np.exp(missed[here]), spread.where(here), int(tokens[start]), index)
         for index, curve in enumerate(points.curves)
         if (here := np.flatnonzero(points.curve == index)).size
         and (start := int(np.searchsorted(tokens := points.tokens[here], baseline_of(curve)))) + 1 < here.size
     ]  # fmt: skip
     if not curves:
         return OTHER_OCTAVES
+    labels = np.array([groups[one[-1]] if groups else "" for one in curves])
+    several = [label for label in np.unique(labels) if (labels == label).sum() >= LEAST_CURVES]
+    parts = [labels == label for label in several] or [np.ones(len(curves), dtype=bool)]
 
     def covered(octaves: float) -> float:
         shares = np.zeros(len(curves))
-        for place, (tokens, measured, predicted, one, start, _) in enumerate(curves):
+        for place, (tokens, measured, predicted, one, baseline, _) in enumerate(curves):
             alone = replace(one, octaves=np.array([octaves]))
             for tolerance in BAND_TOLERANCES:
-                theirs = near_free_boundary(LatencyCurve(tokens, measured), tolerance, int(tokens[start])).nfp
-                low, high = boundary_band(tokens, predicted, alone, tolerance, int(tokens[start]))
+                theirs = near_free_boundary(LatencyCurve(tokens, measured), tolerance, baseline).nfp
+                low, high = boundary_band(tokens, predicted, alone, tolerance, baseline)
                 shares[place] += (low.nfp <= theirs <= high.nfp) / len(BAND_TOLERANCES)
-        return float(np.average(shares, weights=[one[-1] for one in curves]))
+        return min(float(shares[part].mean()) for part in parts)
 
     short, long = 0, len(_OCTAVES) - 1
     while short < long:

@@ -151,9 +151,10 @@ def _settings(rows: Iterable[RowScore]) -> dict[tuple[str, str], list[RowScore]]
 
 
 def band_table(rows: Sequence[RowScore]) -> str:
-    """Coverage of the 80 % bands of T and of NFP by operator and setting."""
+    """Coverage of the 80 % bands of T and of NFP by operator and setting, where the rule describes the kernel timed."""
     lines = []
-    for (operator, setting), some in _settings(row for row in rows if row.key.constants == "fitted").items():
+    fitted = (row for row in rows if row.key.constants == "fitted" and row.described)
+    for (operator, setting), some in _settings(fitted).items():
         shares = [row.coverage for row in some if row.coverage is not None]
         bounds = [
             bound.band for row in some if (bound := main_boundary(row.ours.boundaries)) and bound.band is not None
