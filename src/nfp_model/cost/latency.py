@@ -9,14 +9,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from nfp_model.cost.block_inputs import selecting_waves, sparse_prefill_rows
 from nfp_model.cost.compiled import evaluate
 from nfp_model.cost.inputs import (
     constant_inputs,
     equation_inputs,
     gemm_inputs,
-    selecting_waves,
     shape_inputs,
-    sparse_prefill_rows,
     useful_matrix_seconds,
 )
 from nfp_model.cost.tile_choice import TileTable, tile_table

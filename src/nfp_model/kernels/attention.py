@@ -327,7 +327,7 @@ def _at_work(row: AttentionRow, splits: FloatArray, walked: FloatArray, key_step
     if not row.splits_whole_cache:
         return splits
     steps = ceil_div(walked, row.kv_block) * row.kv_block / KEY_STEP
-    return np.asarray(np.minimum(splits, np.ceil(steps / key_steps)))
+    return np.minimum(splits, ceil_ratio(steps, key_steps))
 
 
 def _late_tiles(row: AttentionRow, sm_count: int, operator: Attention, tiles: FloatArray) -> FloatArray:

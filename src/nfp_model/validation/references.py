@@ -7,7 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from nfp_model.cost.inputs import INDEX_READS, attention_bytes
+from nfp_model.cost.block_inputs import INDEX_READS
+from nfp_model.cost.inputs import attention_bytes
 from nfp_model.kernels.counts import FloatArray
 from nfp_model.operators import Attention, CompressedAttention, Elementwise, FusedMoE, Gemm
 from nfp_model.specs.registry import load_hardware
