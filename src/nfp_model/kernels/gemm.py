@@ -152,9 +152,8 @@ def _dispatch_counts(kernel: GemmKernel, sm_count: int, operator: Gemm, rows: In
 @lru_cache(maxsize=512)
 def _changes(kernel: GemmKernel, sm_count: int, operator: Gemm, max_rows: int) -> IntArray:
     counts = _dispatch_counts(kernel, sm_count, operator, np.arange(1, max_rows + 1))
-    stacked = np.stack(
-        [counts.tile_rows[0], counts.tile_columns[0], counts.waves[0], counts.padded_rows[0], counts.stream_slowed[0]]
-    )
+    slowed = np.broadcast_to(counts.stream_slowed[0], counts.waves[0].shape)
+    stacked = np.stack([counts.tile_rows[0], counts.tile_columns[0], counts.waves[0], counts.padded_rows[0], slowed])
     changed = np.any(stacked[:, 1:] != stacked[:, :-1], axis=0)
     edges = np.concatenate([[1], np.flatnonzero(changed) + 2]).astype(np.int64)
     edges.setflags(write=False)
@@ -252,6 +251,8 @@ def _waves(kernel: GemmKernel, sm_count: int, tiles: FloatArray, cluster: IntArr
 
 def _stream_slowed(kernel: GemmKernel, operator: Gemm, rows: IntArray) -> FloatArray:
     """Time of the weights' stream over that at full rate, with few rows or a quantised input smaller than the kernel's threshold [-]."""
+    if not kernel.few_rows and not kernel.small_input_bytes:
+        return np.ones(1)
     # Whole bits: scales lie in a tensor of their own.
     element_bytes = int(element_type(operator.weight_dtype).bits) / 8.0
     small = rows * (operator.in_features * element_bytes) < kernel.small_input_bytes
