@@ -152,10 +152,10 @@ def test_keys_of_the_indexer_are_read_at_least_twice_and_at_most_16_times() -> N
 def test_sglang_serves_more_than_11673_rows_by_another_kernel() -> None:
     operator = replace(block(indexed=False, batch=4), weight_dtype="fp8_block")
     bound = bind(load_hardware("b200"), operator, "sglang")
-    assert bound.edges(4096).tolist() == [1, 11673 // 4 + 1]
+    assert bound.edges(4096).tolist() == [1, 2, 11673 // 4 + 1]
     before, after = bound.terms([2918, 2919])["attention"]
     assert after < 0.7 * before
-    assert bind(load_hardware("b200"), operator, "vllm").edges(4096).tolist() == [1]
+    assert bind(load_hardware("b200"), operator, "vllm").edges(4096).tolist() == [1, 2]
 
 
 @pytest.mark.silicon
@@ -193,3 +193,12 @@ def test_dimensions_come_from_the_configuration_beside_the_timings() -> None:
         compressed_attention("nobody/nothing", *arguments[1:])
     with pytest.raises(UnsupportedError, match="attention module 'msa' is no operator"):
         compressed_attention(arguments[0], "msa", *arguments[2:])
+
+
+@pytest.mark.parametrize("indexed", [False, True])
+def test_the_second_position_is_an_edge(indexed: bool) -> None:
+    """It leaves the decode path: planning of every sequence begins, whether rows select or not."""
+    operator = replace(block(0, indexed=indexed), weight_dtype="fp8_block")
+    bound = bind(load_hardware("h100"), operator, "vllm")
+    assert bound.edges(64).tolist()[:2] == [1, 2]
+    assert bound.seconds(2)[0] > bound.seconds(1)[0]

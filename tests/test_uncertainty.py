@@ -74,6 +74,7 @@ def test_the_band_of_a_latency_is_log_normal_around_it(llama: Prediction) -> Non
     assert np.sqrt(low * high) == pytest.approx(middle)
     width = forward_spread(llama.forward, np.array([1, 64])).deviation
     assert np.log(high / middle) == pytest.approx(Z80 * width)
+    assert [end.size for end in llama.latency_band_s([])] == [0, 0]
     assert llama.to_dict()["baseline_latency_band_s"] == pytest.approx([low[0], high[0]])
 
 

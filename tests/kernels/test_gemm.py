@@ -247,6 +247,12 @@ def test_a_small_quantised_input_slows_the_stream(gpu: str, backend: str, key: s
     assert memory[1] / memory[2] == pytest.approx(1.2, rel=1e-3)
 
 
+def test_a_cluster_finds_room_on_a_chip_smaller_than_it() -> None:
+    small = load_hardware("b200").model_copy(update={"sm_count": 3})
+    counts = gemm_counts(kernel("sgl_kernel_sm100:fp8"), small, Gemm(4096, 4096, "fp8"), np.array([1, 64]))
+    assert (counts.waves >= 1).all()
+
+
 def test_tensorrt_llm_on_ada_runs_up_to_eight_8_bit_rows_on_cuda_cores() -> None:
     ada, library, operator = load_hardware("l40s"), kernel("cublas_sm89:dynamic_fp8"), Gemm(16384, 8192, "fp8")
     counts = gemm_counts(library, ada, operator, np.array([1, 8, 9]))

@@ -8,7 +8,7 @@ from hypothesis import given, settings, strategies as st
 
 from nfp_model.errors import InvalidArgumentError
 from nfp_model.kernels.counts import FloatArray
-from nfp_model.kernels.power_law import heaviest_rank_loads, power_law_loads, rounded_loads
+from nfp_model.kernels.power_law import _spread_remainder, heaviest_rank_loads, power_law_loads, rounded_loads
 from nfp_model.kernels.routing import experts_touched, routed_rows, row_blocks
 from nfp_model.workload import Routing
 
@@ -187,3 +187,26 @@ def test_every_rank_together_holds_every_pair(tokens: int, exponent: float, shap
     heaviest = heaviest_rank_loads(rounded, np.array([tokens]), top_k, ranks)
     assert heaviest.max() <= tokens
     assert (heaviest.sum(axis=2) >= -(-tokens * top_k // ranks)).all()
+
+
+def dealt_one_by_one(loads: np.ndarray, cap: int, total: int) -> np.ndarray:
+    """The collector's own loop: one rank after the other, its least loaded expert gains a row, or its most loaded loses one."""
+    loads = loads.copy()
+    adds, left = total > loads.sum(), abs(total - int(loads.sum()))
+    while left:
+        for rank in loads:
+            able = np.flatnonzero(rank < cap if adds else rank > 0)
+            if able.size and left:
+                chosen = able[rank[able].argmin() if adds else rank[able].argmax()]
+                rank[chosen] += 1 if adds else -1
+                left -= 1
+    return np.sort(loads, axis=1)[:, ::-1]
+
+
+@given(st.integers(1, 5), st.integers(1, 6), st.integers(1, 30), st.randoms(use_true_random=False))
+def test_leftover_rows_are_dealt_as_the_collector_deals_them(ranks: int, local: int, cap: int, random: object) -> None:
+    draw = np.random.default_rng(random.randint(0, 2**32 - 1))  # type: ignore[attr-defined]
+    loads = np.sort(draw.integers(0, cap + 1, (ranks, local)), axis=1)[:, ::-1]
+    total = int(draw.integers(0, ranks * local * cap + 1))
+    found = _spread_remainder(loads[None], np.array([cap]), np.array([total]))[0]
+    assert found.tolist() == dealt_one_by_one(loads, cap, total).tolist()

@@ -147,13 +147,13 @@ class BoundOperator:
 
 
 def _block_edges(bound: BoundOperator, operator: CompressedAttention, max_positions: int) -> IntArray:
-    """Where one more wave of rows selects, and where another kernel serves."""
+    """Where one more wave of rows selects, where another kernel serves, and the second position, which leaves the decode path."""
     positions = np.arange(1, max_positions + 1, dtype=np.int64)
     waves = selecting_waves(bound, operator, positions) * (1 + (positions > 1))
     large = positions * operator.batch_size > sparse_prefill_rows(bound)
     changed = np.diff(waves, prepend=waves[:1]) != 0
     changed[1:] |= large[1:] != large[:-1]
-    changed[0] = True
+    changed[:2] = True
     return np.asarray(positions[changed], dtype=np.int64)
 
 

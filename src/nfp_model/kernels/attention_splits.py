@@ -250,9 +250,6 @@ def xqa_splits(case: SplitCase) -> FloatArray:
     return np.maximum(np.minimum(np.maximum(fitting, 1.0), slots), 1.0)
 
 
-MMHA_THREADS = 256
-"""Threads of a CTA of masked multi-head attention where the grid fills the SMs; it grows to 512 and 1024 where it does not."""
-
 MMHA_LOOP_KEYS = 8
 """Keys a group of threads that shares a head takes in one turn of the loop [tokens]."""
 

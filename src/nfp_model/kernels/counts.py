@@ -156,7 +156,8 @@ class AttentionCounts:
     late_tiles : ndarray
         Query tiles of a sequence over those that run at once, less one, where the grid takes every sequence in between [-].
     own_rate : ndarray
-        1 where key steps go at the pace of the SM's threads, wherever the cache lies, else 0 [-].
+        1 where key steps go at the pace of the SM's threads, wherever the cache lies, else 0; a what-if on the bandwidth moves
+        them all the same, as it does every fitted step [-].
     fixed_share : ndarray
         Fixed time over that of the library's main kernel [-].
     """

@@ -245,7 +245,8 @@ def _waves(kernel: GemmKernel, sm_count: int, tiles: FloatArray, cluster: IntArr
     if kernel.stream_k:
         return np.maximum(1.0, tiles / sm_count)
     shared = np.where(cluster > PAIR, cluster, 1)
-    slots = np.where(cluster > PAIR, floor_div(int(kernel.clustered_sms * sm_count), shared), sm_count)
+    clusters = np.maximum(floor_div(int(kernel.clustered_sms * sm_count), shared), 1)
+    slots = np.where(cluster > PAIR, clusters, sm_count)
     return whole_waves(tiles / shared, slots)
 
 

@@ -66,24 +66,43 @@ def rounded_loads(exponent: float, num_experts: int, top_k: int, rows: IntArray)
 
 
 def _spread_remainder(loads: IntArray, cap: IntArray, total: IntArray) -> IntArray:
-    """Missing rows go to the ranks in turn, one each to their lightest experts; surplus ones come from the heaviest alike.
+    """Missing rows go to the ranks in turn, each to the lightest expert there; surplus ones come from the heaviest alike.
 
-    ``loads`` of shape (tokens, ranks, E / ranks), falling within a rank before; until the sum over a token count is exact.
+    ``loads`` of shape (tokens, ranks, E / ranks), falling within a rank before and after. One row after the other, as
+    ``_round_robin_adjust_per_rank`` of aiconfigurator's collector/helper.py does it, is a level: what a rank gets by whole
+    rounds, and within it the lightest raised, or the heaviest lowered, to one height.
     """
-    loads = loads.copy()
-    while True:
-        missing = total - loads.sum(axis=(1, 2))
-        if not missing.any():
-            return loads
-        few = missing[:, None, None] > 0
-        able = np.where(few, loads < cap[:, None, None], loads > 0)
-        ranks = able.any(axis=2)
-        count, turn = ranks.sum(axis=1), np.cumsum(ranks, axis=1) - 1
-        each, over = np.divmod(np.abs(missing), np.maximum(count, 1))
-        share = np.where(ranks, each[:, None] + (turn < over[:, None]), 0)[:, :, None]
-        lightest = np.cumsum((able & few)[:, :, ::-1], axis=2)[:, :, ::-1] <= share
-        heaviest = np.cumsum(able & ~few, axis=2) <= share
-        loads += np.where(few, able & lightest, -(able & heaviest).astype(np.int64))
+    missing = total - loads.sum(axis=(1, 2))
+    few = missing[:, None, None] >= 0
+    # Removing from the heaviest is adding to the lightest of the loads turned round.
+    rising = np.where(few, loads[:, :, ::-1], -loads)
+    room = np.where(few, cap[:, None, None] - loads, loads).sum(axis=2)
+    level = _levelled(rising, _by_rounds(room, np.abs(missing)))
+    return np.where(few, level[:, :, ::-1], -level)
+
+
+def _by_rounds(room: IntArray, given: IntArray) -> IntArray:
+    """What each rank gets of ``given`` rows dealt out one a round to every rank that has room, shape (tokens, ranks) [rows]."""
+    ranks = room.shape[1]
+    rising = np.sort(room, axis=1)
+    before = np.cumsum(rising, axis=1) - rising
+    # Rows dealt until a rank is full: all that the fuller ones took, and its own room for every other.
+    full = (before + rising * np.arange(ranks, 0, -1) <= given[:, None]).sum(axis=1)
+    taken = np.where(np.arange(ranks) < full[:, None], rising, 0).sum(axis=1)
+    rounds, over = np.divmod(given - taken, np.maximum(ranks - full, 1))
+    going_on = room > rounds[:, None]
+    last = going_on & (np.cumsum(going_on, axis=1) <= over[:, None])
+    return np.where(full[:, None] == ranks, room, np.minimum(room, rounds[:, None]) + last)
+
+
+def _levelled(rising: IntArray, given: IntArray) -> IntArray:
+    """Rising loads after ``given`` rows were added one by one to the least of each last axis, rising again [rows]."""
+    places = np.arange(1, rising.shape[-1] + 1)
+    sums = np.cumsum(rising, axis=-1)
+    raised = 1 + (places[:-1] * rising[..., 1:] - sums[..., :-1] < given[..., None]).sum(axis=-1)
+    height, over = np.divmod(np.take_along_axis(sums, raised[..., None] - 1, axis=-1)[..., 0] + given, raised)
+    above = places > (raised - over)[..., None]
+    return np.where(places <= raised[..., None], height[..., None] + above, rising)
 
 
 def heaviest_rank_loads(rounded: IntArray, rows: IntArray, top_k: int, expert_parallel: int) -> IntArray:

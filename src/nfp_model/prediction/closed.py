@@ -56,7 +56,8 @@ class OperatorPrinciple:
     refined : float or None
         Dense form with activations counted, three Newton steps on [positions]; None for the other forms.
     nfp : int
-        The better of the two, cut down to the end of the plateau below it and never below the baseline [positions].
+        The better of the two, cut down to the end of the plateau below it and never below the baseline [positions]. A kernel of its
+        own for few rows at the baseline (``few_rows`` of a GEMM rule) is taken to serve all: its end is seen by the exact search alone.
     exact : Boundary
         The exact search on the operator's own latency.
     """

@@ -15,6 +15,7 @@ from nfp_model.kernels.moe import moe_counts
 from nfp_model.kernels.steps import ceil_div, round_up
 from nfp_model.operators import Attention, Elementwise, FusedMoE, Gemm, Module, OperatorUse
 from nfp_model.specs.attention_kernel import AttentionKernel
+from nfp_model.specs.gemm_kernel import GemmKernel
 from nfp_model.specs.moe_kernel import MoEKernel
 
 if TYPE_CHECKING:
@@ -174,6 +175,8 @@ def granularity_words(bound: BoundOperator, tokens: int) -> str:
         used = tokens * operator.group_size
         return f"{tiles} query tile{'s' * (tiles > 1)} of {tile} rows ({used} used), {splits} KV splits, {waves} wave{'s' * (waves > 1)}"
     if isinstance(operator, Gemm):
+        if isinstance(kernel, GemmKernel) and tokens <= kernel.few_rows:
+            return f"{tokens} row{'s' * (tokens > 1)} on CUDA cores, no tile"
         values = bound.winning_inputs(tokens)[1]
         split = f", split-K {values['splits']:.0f}" if values["splits"] > 1 else ""
         padded = float(round_up(tokens, values["tile_rows"]))
@@ -270,7 +273,10 @@ def _gemm_mechanism(use: OperatorUse, bound: BoundOperator, tokens: np.ndarray, 
     if jumped and same_tile and end["waves"] > before["waves"]:
         kind = "tile" if tokens[1] % int(before["tile_rows"]) == 0 else "wave"
         return kind, f"{use.name} leaves its {before['tile_rows']:.0f}-row block at {tokens[2]} rows"
-    if jumped:
+    rules = [row.rule for row in (bound.kernel_row(int(count)) for count in tokens[1:3]) if row is not None]
+    if jumped and same_tile and len(set(rules)) > 1:
+        return "tile", f"{use.name} changes kernel at {tokens[2]} rows: {rules[0]}, then {rules[1]}"
+    if jumped and not same_tile:
         tiles = f"{before['tile_rows']:.0f} x {before['tile_columns']:.0f} to {end['tile_rows']:.0f} x {end['tile_columns']:.0f}"
         return "tile", f"{use.name} changes tile from {tiles} at {tokens[2]} rows"
     added = {name: float(terms[name][2] - terms[name][0]) for name in ("memory", "matrix", "chain", "rows")}
@@ -302,7 +308,7 @@ def _attention_mechanism(
     if counts.waves[2] > counts.waves[0]:
         return (
             "wave",
-            f"{use.name}: {counts.waves[2]:.0f} waves of query tiles instead of {counts.waves[0]:.0f} {_where(past)}",
+            f"{use.name}: {counts.waves[2]:.3g} waves of query tiles instead of {counts.waves[0]:.3g} {_where(past)}",
         )
     return "tile", f"{use.name}: query tiles of {counts.tile_rows[2]:.0f} rows {_where(past)}"
 

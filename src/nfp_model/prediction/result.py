@@ -157,7 +157,8 @@ class Prediction:
         """
         from nfp_model.uncertainty import forward_band
 
-        return forward_band(self.forward, np.atleast_1d(np.asarray(positions, dtype=np.int64)))
+        grid = np.atleast_1d(np.asarray(positions, dtype=np.int64))
+        return forward_band(self.forward, grid) if grid.size else (np.empty(0), np.empty(0))
 
     @cached_property
     def idle_compute_nfp(self) -> float:
