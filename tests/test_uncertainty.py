@@ -47,7 +47,7 @@ def twice(forward: BoundForward) -> BoundForward:
 def test_one_operator_is_as_unsure_in_a_forward_as_alone(llama: Prediction) -> None:
     rows = np.array([1, 16, 64])
     alone = forward_of(llama, "qkv_proj")
-    whole, part = forward_spread(alone, rows), operator_spread(alone.bound[0], rows)
+    whole, part = forward_spread(alone, alone.curve(rows)), operator_spread(alone.bound[0], rows)
     assert whole.deviation == pytest.approx(part.deviation)
     assert whole.ratio_deviation(rows, 0) == pytest.approx(part.ratio_deviation(rows, 0))
 
@@ -55,9 +55,12 @@ def test_one_operator_is_as_unsure_in_a_forward_as_alone(llama: Prediction) -> N
 def test_launches_of_one_shape_miss_together_and_two_shapes_apart(llama: Prediction) -> None:
     rows = np.array([1, 16, 64])
     alone = forward_of(llama, "qkv_proj")
-    assert forward_spread(twice(alone), rows).deviation == pytest.approx(forward_spread(alone, rows).deviation)
+    again = twice(alone)
+    assert forward_spread(again, again.curve(rows)).deviation == pytest.approx(
+        forward_spread(alone, alone.curve(rows)).deviation
+    )
     two = forward_of(llama, "qkv_proj", "o_proj")
-    spread, (first, second) = forward_spread(two, rows), two.bound
+    spread, (first, second) = forward_spread(two, two.curve(rows)), two.bound
     seconds = np.array([use.count * bound.seconds(rows) for use, bound in zip(two.uses, two.bound, strict=True)])
     share = seconds / seconds.sum(axis=0)
     assert (spread.scatter**2).sum(axis=0) == pytest.approx(
@@ -72,7 +75,7 @@ def test_the_band_of_a_latency_is_log_normal_around_it(llama: Prediction) -> Non
     low, high = llama.latency_band_s([1, 64])
     middle = llama.latency_s([1, 64])
     assert np.sqrt(low * high) == pytest.approx(middle)
-    width = forward_spread(llama.forward, np.array([1, 64])).deviation
+    width = forward_spread(llama.forward, llama.forward.curve(np.array([1, 64]))).deviation
     assert np.log(high / middle) == pytest.approx(Z80 * width)
     assert [end.size for end in llama.latency_band_s([])] == [0, 0]
     assert llama.to_dict()["baseline_latency_band_s"] == pytest.approx([low[0], high[0]])

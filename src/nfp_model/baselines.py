@@ -45,8 +45,7 @@ def idle_work(use: OperatorUse, hardware: HardwareSpec, workload: Workload, base
         peak = hardware.peak(operator.weight_dtype, operator.activation_dtype)
         return use.count * flop / peak, use.count * float(touched[0]) * operator.expert_bytes / bandwidth
     if isinstance(operator, Attention):
-        lengths = operator.context_lengths
-        keys = operator.batch_size * sum(operator.keys_before(length) for length in lengths) / len(lengths)
+        keys = operator.batch_size * operator.mean_keys_before
         flop = operator.flop_per_position_and_key * keys
         return (
             use.count * flop / hardware.peak_flop_per_s["bfloat16"],
@@ -102,7 +101,7 @@ def roofline_seconds(forward: BoundForward, positions: npt.ArrayLike) -> FloatAr
             moved = touched * operator.expert_bytes + operator.activation_bytes_per_routed_row * pairs
             flop, peak = operator.flop_per_routed_row * pairs, bound.hardware.peak(operator.weight_dtype)
         elif isinstance(operator, Attention):
-            keys = sum(operator.keys_before(c) for c in operator.context_lengths) / len(operator.context_lengths)
+            keys = operator.mean_keys_before
             moved = (keys + tokens) * operator.batch_size * operator.cache_bytes_per_token
             flop = operator.flop_per_position_and_key * operator.batch_size * tokens * (keys + tokens)
             peak = bound.hardware.peak_flop_per_s["bfloat16"]

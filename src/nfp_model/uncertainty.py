@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Hashable, Iterable
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
 from nfp_model.boundary import Boundary, near_free_boundary
+from nfp_model.cost.inputs import attention_bytes
 from nfp_model.cost.latency import BoundOperator
 from nfp_model.curve import BoundForward, LatencyCurve
 from nfp_model.kernels.counts import FloatArray, IntArray
@@ -52,6 +54,29 @@ class Spread:
         """The spread of one shape."""
         effects = np.empty((0, scatter.size)) if moved is None else moved
         return cls(effects, scatter[np.newaxis, :], np.array([octaves]))
+
+    @classmethod
+    def joined(cls, parts: Iterable[tuple[Hashable, Hashable, FloatArray, Spread]]) -> Spread:
+        """The spread of a sum of latencies.
+
+        Parameters
+        ----------
+        parts : iterable of (fit, shape, share, spread)
+            Of every launch: whose constants it has, what misses alone, its share of the sum [-], shape (points,), and the
+            spread of one shape. Constants of one fit move all its parts together; the scatter is one for all launches of a
+            shape and independent between shapes.
+        """
+        moved: dict[Hashable, FloatArray] = {}
+        scatters: dict[Hashable, FloatArray] = {}
+        octaves: dict[Hashable, float] = {}
+        for fit, shape, share, one in parts:
+            nothing = np.zeros(share.size)
+            moved[fit] = moved.get(fit, nothing) + share * one.moved
+            scatters[shape] = scatters.get(shape, nothing) + share * one.scatter[0]
+            octaves[shape] = one.octaves[0]
+        return cls(
+            np.vstack(list(moved.values())), np.vstack(list(scatters.values())), np.array(list(octaves.values()))
+        )
 
     @property
     def deviation(self) -> FloatArray:
@@ -114,12 +139,9 @@ def is_parallel(operator: Operator) -> bool:
 
 def cache_in_l2(bound: BoundOperator) -> bool:
     """Whether an operator is attention over a cache no larger than the GPU's L2, whose scatter is its own."""
-    attention = bound.operator
-    if not isinstance(attention, Attention) or bound.hardware.l2_bytes is None:
+    if not isinstance(bound.operator, Attention) or bound.hardware.l2_bytes is None:
         return False
-    keys = sum(attention.keys_before(context) for context in attention.context_lengths)
-    sequences = attention.batch_size / len(attention.context_lengths)
-    return sequences * keys * attention.cache_bytes_per_token <= bound.hardware.l2_bytes
+    return bool(attention_bytes(bound.operator, np.zeros(1, dtype=np.int64))[0] <= bound.hardware.l2_bytes)
 
 
 def scatter(bound: BoundOperator, tokens: IntArray) -> FloatArray:
@@ -143,36 +165,29 @@ def latency_band(bound: BoundOperator, tokens: IntArray) -> tuple[FloatArray, Fl
     return _interval(bound.seconds(tokens), operator_spread(bound, tokens).deviation)
 
 
-def forward_spread(forward: BoundForward, positions: IntArray) -> Spread:
-    """Spread of a forward's latency.
+def forward_spread(forward: BoundForward, curve: LatencyCurve) -> Spread:
+    """Spread of a forward's latency on a curve of its own.
 
-    Every operator counts by its share of T. Constants of one fit move all its operators together. The scatter belongs to a
-    shape: it is one for all launches of a shape and independent between shapes, as it is found to be: left-out residuals of two
-    shapes at the same rows correlate by 0.02 to 0.15 (GEMM, MoE and attention tables of B200, B300, H100 and L40S, fit half).
-    So sized, the band of T covers 78 % of the points of our own whole forwards (30 settings of one H100, up to 1024 rows).
+    Every operator counts by its share of T; see :meth:`Spread.joined`. Shapes miss independently as they are found to:
+    left-out residuals of two shapes at the same rows correlate by 0.02 to 0.15 (GEMM, MoE and attention tables of B200, B300,
+    H100 and L40S, fit half). So sized, the band of T covers 78 % of the points of our own whole forwards (30 settings of one
+    H100, up to 1024 rows).
     """
-    seconds = [
-        use.count * bound.seconds(forward.tokens(use, positions))
+    return Spread.joined(
+        (
+            (bound.calibration, bound.fit.operator, bound.fit.dtypes, bound.fit.kernels),
+            bound.operator,
+            curve.parts[use.name] / curve.seconds,
+            operator_spread(bound, forward.tokens(use, curve.positions)),
+        )
         for use, bound in zip(forward.uses, forward.bound, strict=True)
-    ]
-    total = np.sum(seconds, axis=0)
-    nothing = np.zeros(positions.size)
-    moved: dict[tuple[object, ...], FloatArray] = {}
-    scatters: dict[Operator, FloatArray] = {}
-    octaves: dict[Operator, float] = {}
-    for use, bound, part in zip(forward.uses, forward.bound, seconds, strict=True):
-        one, share = operator_spread(bound, forward.tokens(use, positions)), part / total
-        fit, shape = bound.fit, bound.operator
-        common = (bound.calibration, fit.operator, fit.dtypes, fit.kernels)
-        moved[common] = moved.get(common, nothing) + share * one.moved
-        scatters[shape] = scatters.get(shape, nothing) + share * one.scatter[0]
-        octaves[shape] = fit.residual_octaves
-    return Spread(np.vstack(list(moved.values())), np.vstack(list(scatters.values())), np.array(list(octaves.values())))
+    )
 
 
 def forward_band(forward: BoundForward, positions: IntArray) -> tuple[FloatArray, FloatArray]:
     """80 % interval of a forward's latency at some positions [s]."""
-    return _interval(forward.curve(positions).seconds, forward_spread(forward, positions).deviation)
+    curve = forward.curve(positions)
+    return _interval(curve.seconds, forward_spread(forward, curve).deviation)
 
 
 def _interval(seconds: FloatArray, deviation: FloatArray) -> tuple[FloatArray, FloatArray]:
@@ -206,7 +221,7 @@ def nfp_band(forward: BoundForward, curve: LatencyCurve, boundary: Boundary) -> 
     positions = curve.positions[curve.positions >= boundary.baseline]
     start = np.array([boundary.baseline], dtype=np.int64)
     grid = positions if positions[0] == boundary.baseline else np.concatenate([start, positions])
-    assert curve.refine is not None
-    seconds = curve.refine(grid, None)
-    low, high = boundary_band(grid, seconds, forward_spread(forward, grid), boundary.tolerance, boundary.baseline)
+    judged = forward.curve(grid)
+    spread = forward_spread(forward, judged)
+    low, high = boundary_band(grid, judged.seconds, spread, boundary.tolerance, boundary.baseline)
     return min(low.nfp, boundary.nfp), max(high.nfp, boundary.nfp)

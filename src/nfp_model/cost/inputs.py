@@ -321,9 +321,7 @@ def _padded_attention_flop(operator: Attention, counts: AttentionCounts) -> Floa
 
 def attention_bytes(operator: Attention, positions: IntArray) -> FloatArray:
     """KV bytes one attention reads: every sequence's visible cache and the new positions, once [B]."""
-    lengths = operator.context_lengths
-    cached = sum(operator.keys_before(length) for length in lengths) / len(lengths)
-    return np.asarray((cached + positions) * operator.batch_size * operator.cache_bytes_per_token)
+    return np.asarray((operator.mean_keys_before + positions) * operator.batch_size * operator.cache_bytes_per_token)
 
 
 def query_bytes(operator: Attention, positions: IntArray) -> FloatArray:

@@ -426,10 +426,7 @@ def cache_bytes(model: ModelSpec, workload: Workload, uses: tuple[OperatorUse, .
     for use in forward_operators(model, workload) if uses is None else uses:
         if isinstance(use.operator, Attention):
             op = use.operator
-            lengths = op.context_lengths
-            tokens = (
-                sum(op.keys_before(length) for length in lengths) / len(lengths) if op.window else workload.mean_context
-            )
+            tokens = op.mean_keys_before if op.window else workload.mean_context
             total += use.count * op.batch_size * op.cache_bytes_per_token * tokens
         elif isinstance(use.operator, LinearScan):
             total += use.count * use.operator.state_bytes / 2

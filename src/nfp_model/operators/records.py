@@ -256,6 +256,11 @@ class Attention:
             return context % self.chunk
         return context
 
+    @property
+    def mean_keys_before(self) -> float:
+        """Cached keys a new position sees, mean of the sequences [tokens]."""
+        return sum(self.keys_before(context) for context in self.context_lengths) / len(self.context_lengths)
+
 
 @dataclass(frozen=True)
 class Elementwise:

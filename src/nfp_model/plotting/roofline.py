@@ -111,7 +111,7 @@ def useful_work(operator: Operator, tokens: IntArray) -> tuple[FloatArray, Float
         moved = touched * operator.expert_bytes + operator.activation_bytes_per_routed_row * pairs
         return np.asarray(operator.flop_per_routed_row * pairs), np.asarray(moved)
     if isinstance(operator, Attention):
-        keys = sum(operator.keys_before(length) for length in operator.context_lengths) / len(operator.context_lengths)
+        keys = operator.mean_keys_before
         flop = operator.flop_per_position_and_key * operator.batch_size * tokens * (keys + tokens)
         return np.asarray(flop), attention_bytes(operator, tokens)
     return np.zeros(tokens.size), np.zeros(tokens.size)

@@ -282,9 +282,7 @@ def _attention(prediction: Prediction, use: OperatorUse, bound: BoundOperator, e
             "group_size": float(operator.group_size),
         }
         return _Found("wave", closed_form.wave_positions(), {**values, **wave})
-    lengths = operator.context_lengths
-    keys = sum(operator.keys_before(length) for length in lengths) / len(lengths)
-    values["row_flop"] = operator.flop_per_position_and_key * max(keys, 1.0)
+    values["row_flop"] = operator.flop_per_position_and_key * max(operator.mean_keys_before, 1.0)
     return _Found("cache", closed_form.cache_positions(), values)
 
 

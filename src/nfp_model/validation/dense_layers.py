@@ -78,15 +78,10 @@ def _summed(parts: Sequence[CurveCase], shapes: Sequence[tuple[int, int]]) -> Cu
 
     predicted = total([part.predicted for part in parts])
     shares = [part.predicted[place] / predicted for part, place in zip(parts, places, strict=True)]
-    spreads = [part.spread.where(place) for part, place in zip(parts, places, strict=True)]
-    # One fit stands behind all four: its constants move them together, while every shape misses by itself.
-    scatters: dict[tuple[int, int], FloatArray] = {}
-    for shape, share, one in zip(shapes, shares, spreads, strict=True):
-        scatters[shape] = scatters.get(shape, np.zeros(tokens.size)) + share * one.scatter[0]
-    spread = Spread(
-        np.sum([share * one.moved for share, one in zip(shares, spreads, strict=True)], axis=0),
-        np.vstack(list(scatters.values())),
-        np.full(len(scatters), spreads[0].octaves[0]),
+    # One fit stands behind all four.
+    spread = Spread.joined(
+        ("gemm", shape, share, part.spread.where(place))
+        for shape, share, part, place in zip(shapes, shares, parts, places, strict=True)
     )
     plain = total([np.maximum(part.memory, part.matrix) for part in parts])
     table = (

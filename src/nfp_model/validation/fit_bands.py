@@ -146,12 +146,16 @@ def forgetting(points: FitPoints, missed: FloatArray, spread: Spread, groups: Se
     groups : sequence of str or None
         Group of each curve: the band is to cover 80 % of each that has :data:`LEAST_CURVES`, of all curves where none has.
     """
-    curves = [
-        (tokens, points.seconds[here], points.seconds[here] / np.exp(missed[here]), spread.where(here), int(tokens[start]), index)
-        for index, curve in enumerate(points.curves)
-        if (here := np.flatnonzero(points.curve == index)).size
-        and (start := int(np.searchsorted(tokens := points.tokens[here], baseline_of(curve)))) + 1 < here.size
-    ]  # fmt: skip
+    curves = []
+    for index, curve in enumerate(points.curves):
+        here = np.flatnonzero(points.curve == index)
+        tokens, measured = points.tokens[here], points.seconds[here]
+        start = int(np.searchsorted(tokens, baseline_of(curve)))
+        if start + 1 >= here.size:
+            continue
+        baseline, theirs = int(tokens[start]), LatencyCurve(tokens, measured)
+        found = [near_free_boundary(theirs, tolerance, baseline).nfp for tolerance in BAND_TOLERANCES]
+        curves.append((tokens, measured / np.exp(missed[here]), spread.where(here), baseline, found, index))
     if not curves:
         return OTHER_OCTAVES
     labels = np.array([groups[one[-1]] if groups else "" for one in curves])
@@ -160,12 +164,11 @@ def forgetting(points: FitPoints, missed: FloatArray, spread: Spread, groups: Se
 
     def covered(octaves: float) -> float:
         shares = np.zeros(len(curves))
-        for place, (tokens, measured, predicted, one, baseline, _) in enumerate(curves):
+        for place, (tokens, predicted, one, baseline, found, _) in enumerate(curves):
             alone = replace(one, octaves=np.array([octaves]))
-            for tolerance in BAND_TOLERANCES:
-                theirs = near_free_boundary(LatencyCurve(tokens, measured), tolerance, baseline).nfp
+            for tolerance, nfp in zip(BAND_TOLERANCES, found, strict=True):
                 low, high = boundary_band(tokens, predicted, alone, tolerance, baseline)
-                shares[place] += (low.nfp <= theirs <= high.nfp) / len(BAND_TOLERANCES)
+                shares[place] += (low.nfp <= nfp <= high.nfp) / len(BAND_TOLERANCES)
         return min(float(shares[part].mean()) for part in parts)
 
     short, long = 0, len(_OCTAVES) - 1

@@ -8,7 +8,6 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from nfp_model.boundary import saturated_baseline
 from nfp_model.cost.binding import as_held, constants_for, fitted, kernel_for, operator_dtype, operator_kind
 from nfp_model.errors import NfpModelError
 from nfp_model.operators import Collective, FusedMoE, Gemm, Operator
@@ -16,13 +15,13 @@ from nfp_model.specs.calibration import Fit, uncalibrated
 from nfp_model.specs.hardware import HardwareSpec
 from nfp_model.specs.registry import load_hardware
 from nfp_model.uncertainty import Spread, forward_spread
-from nfp_model.validation.fit_bands import point_spread
+from nfp_model.validation.fit_bands import baseline_of, point_spread
 from nfp_model.validation.fit_points import FitPoints, collect
 from nfp_model.validation.fit_tables import MAX_TOKENS
 from nfp_model.validation.records import Curve
 from nfp_model.validation.references import TABLE, TableInterpolator, matrix_seconds, memory_seconds, stream_seconds
 from nfp_model.validation.score_records import CurveCase
-from nfp_model.validation.shapes import AllReduceShape, ForwardShape, GemmShape, ModuleShape, MoEShape
+from nfp_model.validation.shapes import AllReduceShape, ForwardShape, ModuleShape, MoEShape
 from nfp_model.validation.silicon_tables import SYSTEM_OF
 
 FITTED, SIBLING, UNCALIBRATED = "fitted", "sibling", "uncalibrated"
@@ -70,8 +69,8 @@ def baselines_of(curve: Curve) -> dict[str, int]:
     if isinstance(curve.shape, AllReduceShape):
         return {}
     if isinstance(curve.shape, MoEShape):
-        return {"1": 1, "saturated": saturated_baseline(curve.shape.num_experts, curve.shape.top_k, 1)}
-    return {"1": 1, "16": 16} if isinstance(curve.shape, GemmShape) else {"1": 1}
+        return {"1": 1, "saturated": baseline_of(curve)}
+    return {str(baseline): baseline for baseline in (1, baseline_of(curve))}
 
 
 def case_set(curves: Sequence[Curve], table: Sequence[Curve], backend: str) -> CaseSet:
@@ -226,7 +225,7 @@ def _forward_cases(curves: Sequence[Curve], backend: str) -> CaseSet:
                 curve.tokens,
                 curve.seconds,
                 predicted.seconds,
-                forward_spread(prediction.forward, curve.tokens),
+                forward_spread(prediction.forward, predicted),
                 nothing,
                 nothing,
                 {"1": 1},
